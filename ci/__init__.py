@@ -1,0 +1,11 @@
+"""What this repository's pipelines do: its stages, one module a family.
+
+Importing this package registers every stage. It must stay cheap: whatever a stage needs beyond the
+standard library is imported when the stage runs.
+"""
+
+from ci import quality, training
+from ci.answering import ask
+from llm_twin.flow import registry
+
+__all__ = ["ask", "quality", "registry", "training"]

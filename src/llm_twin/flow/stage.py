@@ -1,0 +1,142 @@
+"""A stage is a plain function and what the engine must know about it; the registry holds them.
+
+The invoke task, the node of a plan and the row of the run history are views of a Stage.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llm_twin.errors import FlowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Function = Callable[..., Any]
+    Check = Callable[..., None]
+    Inputs = Callable[..., list[Path]]
+    Facts = Callable[..., dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One unit of work.
+
+    Attributes:
+        name: what a user types.
+        function: does the work; its typed parameters become flags, its return value (plain JSON
+            types or None) is kept with the run.
+        needs: names of stages that must complete first.
+        inputs: globs relative to the project root; their contents are part of the key.
+        find_inputs: called with the parameters, returns further input files.
+        facts: called with the parameters, returns further parts of the key by name (a remote
+            revision, a digest); must be cheap.
+        env: environment variables that are part of the key.
+        outputs: paths relative to the project root that must exist for the stage to count as done.
+        cached: whether an unchanged key means that there is nothing to do.
+        check: called with the parameters before anything is written; raises UserError.
+        single: at most one run of this stage at a time on one store.
+
+    """
+
+    name: str
+    function: Function
+    needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    find_inputs: Inputs | None = None
+    facts: Facts | None = None
+    env: tuple[str, ...] = ()
+    outputs: Callable[[], list[Path]] | None = None
+    cached: bool = False
+    check: Check | None = None
+    single: bool = False
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        """The function's parameters, in order."""
+        return list(inspect.signature(self.function, eval_str=True).parameters.values())
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Those of the given values that this stage takes, defaults filled in.
+
+        Raises:
+            FlowError: a parameter without default was not given.
+
+        """
+        chosen = {}
+        for parameter in self.parameters:
+            if parameter.name in given:
+                chosen[parameter.name] = given[parameter.name]
+            elif parameter.default is not parameter.empty:
+                chosen[parameter.name] = parameter.default
+            else:
+                raise FlowError(
+                    f"stage {self.name} needs a value for {parameter.name}",
+                    hint=f"Type: invoke --help {self.name}",
+                )
+        return chosen
+
+
+class Registry:
+    """The one truth about which stages there are: a read-mostly container of Stage."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, Stage] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stages
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self._stages.values())
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __getitem__(self, name: str) -> Stage:
+        try:
+            return self._stages[name]
+        except KeyError:
+            known = ", ".join(sorted(self._stages)) or "none"
+            raise FlowError(f"no such stage: {name}", hint=f"Stages are: {known}") from None
+
+    def add(self, item: Stage) -> None:
+        """Register a stage.
+
+        Raises:
+            FlowError: the name is taken.
+
+        """
+        if item.name in self._stages:
+            raise FlowError(f"two stages are named {item.name}", hint="Rename one of them")
+        self._stages[item.name] = item
+
+    def stage(
+        self, function: Function | None = None, /, *, name: str = "", **options: Any
+    ) -> Function:
+        """Register the decorated function as a stage and return it unchanged.
+
+        Usable bare (``@stage``) or with Stage's attributes as keywords
+        (``@stage(needs=["lint"], inputs=["src/**/*.py"])``).
+        """
+
+        def register(plain: Function) -> Function:
+            listed: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in options.items()
+            }
+            self.add(Stage(name or plain.__name__.replace("_", "-"), plain, **listed))
+            return plain
+
+        return register if function is None else register(function)
+
+
+registry = Registry()
+stage = registry.stage

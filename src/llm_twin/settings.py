@@ -1,0 +1,97 @@
+"""Settings: environment variables with working defaults, read once and passed on.
+
+Nothing here reads a file or creates a folder, so ``Settings.load()`` is free to call from a task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, get_type_hints
+
+from llm_twin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Each field is set by the environment variable ``TWIN_<FIELD>``.
+
+    Attributes:
+        home: the state folder; deleting it loses history, never the ability to run.
+        corpus: what ``invoke ct`` trains on when it is not told; empty: this repository.
+        embedder: ``minilm`` (embedded), ``words`` (none), ``sentence-transformers:MODEL``
+            or ``openai:MODEL`` (an OpenAI-compatible endpoint at ``embedder_url``).
+        embedder_home: where MiniLM's weights are kept; default ``<home>/embedder``. A folder that
+            already holds ``model.safetensors`` and ``tokenizer.json`` is used without a download.
+        embedder_url: base URL of the embeddings endpoint, with ``/v1``.
+        embedder_key: its key; never printed.
+        index_url: empty for the SQLite file inside each bundle, or ``http://host:6333`` (Qdrant).
+        index_key: the Qdrant API key; never printed.
+        llm: ``""`` (extractive), ``local`` (the trained model) or ``openai``.
+        llm_url: base URL of an OpenAI-compatible chat endpoint, with ``/v1``.
+        llm_model: the model name sent to it.
+        llm_key: its key; never printed.
+        llm_timeout: seconds to wait for it.
+        max_document_mb: a single document larger than this, in MiB, is refused.
+
+    """
+
+    home: Path = Path(".twin")
+    corpus: str = ""
+    embedder: str = "minilm"
+    embedder_home: Path | None = None
+    embedder_url: str = "https://api.openai.com/v1"
+    embedder_key: str = field(default="", repr=False)
+    index_url: str = ""
+    index_key: str = field(default="", repr=False)
+    llm: str = ""
+    llm_url: str = "https://api.openai.com/v1"
+    llm_model: str = ""
+    llm_key: str = field(default="", repr=False)
+    llm_timeout: float = 60.0
+    max_document_mb: int = 20
+
+    @classmethod
+    def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:
+        """Read ``TWIN_*`` variables; a relative home is taken from ``root`` (default: cwd).
+
+        Raises:
+            ConfigError: a variable does not parse as its field's type.
+
+        """
+        env = os.environ if env is None else env
+        root = Path.cwd() if root is None else root
+        hints = get_type_hints(cls)
+        values: dict[str, object] = {}
+        for item in dataclasses.fields(cls):
+            name = f"TWIN_{item.name.upper()}"
+            text = env.get(name, "").strip()
+            if not text:
+                continue
+            values[item.name] = _parse(name, text, hints[item.name])
+        settings = cls(**values)  # type: ignore[arg-type]
+        home = (root / settings.home.expanduser()).absolute()
+        embedder_home = settings.embedder_home
+        return dataclasses.replace(
+            settings,
+            home=home,
+            embedder_home=home / "embedder"
+            if embedder_home is None
+            else (root / embedder_home.expanduser()).absolute(),
+        )
+
+
+def _parse(name: str, text: str, kind: object) -> object:
+    if kind in (int, float):
+        try:
+            return kind(text)  # type: ignore[operator]
+        except ValueError:
+            raise ConfigError(
+                f"{name} is not a number", repr(text), f"Set it like {name}=20 or unset it"
+            ) from None
+    return text if kind is str else Path(text)
