@@ -1,4 +1,4 @@
-"""Front door for nox: the checks, each in its own environment, filled from the lock by bootstrap."""
+"""Front door for nox: the checks, each in its own environment, filled by bootstrap."""
 
 import os
 import shutil
@@ -45,9 +45,7 @@ def tests(session: nox.Session) -> None:
     has_torch = bool(list(Path(session.virtualenv.location).glob("lib/*/site-packages/torch")))
     chosen = [] if has_torch else ["-m", "not torch"]
     if not has_torch:
-        session.warn(
-            f"Python {session.python} has no torch build here: training tests are left out"
-        )
+        session.warn(f"no torch build for Python {session.python} here: no training tests")
     session.run("coverage", "erase")
     session.run(
         "python", "-m", "pytest", "--cov", "--cov-report=", *chosen, *session.posargs,

@@ -1,4 +1,4 @@
-"""The workflow files hold no logic: every step is one line of ours, naming something that exists."""
+"""The workflow files hold no logic: every step is one line of ours, naming what exists."""
 
 import ast
 import re
@@ -40,7 +40,7 @@ def named(line: str) -> list[str]:
     words = shlex.split(line)
     assert words[:2] in (["./bootstrap", "invoke"], ["./bootstrap", "nox"]), line
     if words[1] == "nox":
-        assert words[2] == "-s", line
+        assert words[2:3] == ["-s"], line
         return words[3:]
     return words[2:3]
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import json as jsonlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.exceptions import Exit
+from invoke.parser.argument import Argument
 from invoke.tasks import Task, task
 
 from llm_twin.errors import NotReadyError, TwinError
@@ -41,6 +43,41 @@ def tell_errors(function: Callable[..., None]) -> Callable[..., None]:
             raise Exit(code=0) from None
 
     return told
+
+
+class OptionalPositional(Argument):
+    """A positional argument that may be left out.
+
+    Invoke knows only required ones: ``runs.logs ID ct`` would start the task ``ct``. Its parser
+    reads ``value`` to learn what the next token is for, and once more in ``complete_context`` to
+    complain about what was not given; only there does this one count as given.
+    """
+
+    @property
+    def value(self) -> Any:
+        """What was given, or None."""
+        given = super().value
+        frame = sys._getframe(1)
+        for _ in range(3):
+            if given is None and frame.f_code.co_name == "complete_context":
+                return ""
+            frame = frame.f_back or frame
+        return given
+
+    @value.setter
+    def value(self, text: str) -> None:
+        self.set_value(text)
+
+
+class TaskWithOptionalLast(Task[Any]):
+    """A task whose last positional argument may be left out."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """The arguments, the last positional one made optional."""
+        arguments = super().get_arguments(ignore_unknown_help)
+        last = [item for item in arguments if item.positional][-1]
+        optional = OptionalPositional(names=last.names, help=last.help, positional=True)
+        return [optional if item is last else item for item in arguments]
 
 
 def collection(registry: Registry, root: Path, *more: Task[Any]) -> Collection:
@@ -144,13 +181,13 @@ def runs_show(c: Context, run: str, json: bool = False) -> None:
 
 
 @task(
+    klass=TaskWithOptionalLast,
     help={"run": "its id, or a unique part", "stage": "one stage only", "json": "print JSON"},
-    optional=["stage"],
     positional=["run", "stage"],
     auto_shortflags=False,
 )
 @tell_errors
-def runs_logs(c: Context, run: str, stage: str = "", json: bool = False) -> None:
+def runs_logs(c: Context, run: str, stage: str | None = None, json: bool = False) -> None:
     """Print what the stages of a run printed."""
     store = _open_store()
     found = store.get(run)
