@@ -22,7 +22,9 @@ nox.options.error_on_missing_interpreters = True
 def runs(version: str) -> bool:
     """Whether this Python is really there; a version manager's shim alone is not."""
     found = shutil.which(f"python{version}")
-    return bool(found) and not subprocess.run([found, "-c", ""], capture_output=True).returncode
+    if found is None:
+        return False
+    return subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 INSTALLED = [version for version in PYTHONS if version == THIS or runs(version)]

@@ -9,6 +9,7 @@ from llm_twin.flow import stage
 from llm_twin.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_DOCUMENTATION = ("src/*.md", "src/*.txt", "benchmarks/*")
 
 
 def check(corpus: str, exclude: str, budget: str, **_: Any) -> None:
@@ -40,7 +41,10 @@ def production() -> list[Path]:
 def _config(corpus: str, exclude: str, budget: str) -> Any:
     from llm_twin.ct.config import CtConfig
 
-    return CtConfig.of(corpus or Settings.load(root=ROOT).corpus or str(ROOT), exclude, budget)
+    chosen = corpus or Settings.load(root=ROOT).corpus
+    if chosen:
+        return CtConfig.of(chosen, exclude, budget)
+    return CtConfig.of(str(ROOT), ",".join([exclude, *NOT_DOCUMENTATION]), budget)
 
 
 @stage(

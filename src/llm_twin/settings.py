@@ -89,7 +89,7 @@ class Settings:
 def _parse(name: str, text: str, kind: object) -> object:
     if kind in (int, float):
         try:
-            return kind(text)  # type: ignore[operator]
+            return float(text) if kind is float else int(text)
         except ValueError:
             raise ConfigError(
                 f"{name} is not a number", repr(text), f"Set it like {name}=20 or unset it"

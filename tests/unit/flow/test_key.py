@@ -104,7 +104,7 @@ def test_a_missing_extra_input_and_what_is_needed_are_parts(project):
 
 
 def test_code_outside_the_project_or_unreadable_is_left_out(project):
-    root, module = project
+    root, _ = project
     assert not [p for p in key_parts(Stage("x", textwrap.dedent), {}, root) if p.startswith("code")]
     (root / "src/pkg/helper.py").write_text("def broken(:\n")
     names = [p for p in parts_of(project) if p.startswith("code")]

@@ -1,0 +1,72 @@
+"""From an accepted candidate to the bundle that is served."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from llm_twin.ct import work
+from llm_twin.model.bundles import Bundles
+from llm_twin.model.questions import withhold_headings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from llm_twin.corpus import Chunk
+    from llm_twin.model.dataset import Dataset
+    from llm_twin.settings import Settings
+
+    Progress = Callable[[str], None]
+
+
+def calibration(
+    chunks: Sequence[Chunk], dataset: Dataset, settings: Settings, progress: Progress
+) -> dict[str, Any]:
+    """When to decline, learned from the corpus' own questions; ``{"calibration": {...}}``."""
+    from llm_twin.serving.calibration import calibrate
+
+    progress("calibrating when to decline")
+    withheld = withhold_headings(chunks, dataset.questions)
+    asked = [question.text for question in dataset.questions]
+    with work.searching(withheld, settings, progress) as retriever:
+        return {"calibration": calibrate(retriever, asked, withheld)}
+
+
+def details(
+    origin: Mapping[str, str],
+    indexed: Mapping[str, Any],
+    data: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a bundle's manifest says about where it comes from."""
+    return {
+        **origin,
+        "embedder": indexed["embedder"],
+        "chunks": indexed["chunks"],
+        "dataset": data["digest"],
+        "parameters": trained["parameters"],
+        "metrics": {
+            part: {key: value for key, value in figures.items() if key != "items"}
+            for part, figures in metrics.items()
+        },
+    }
+
+
+def promote(
+    settings: Settings, version: str, index: Path, model: Path, manifest: Mapping[str, Any]
+) -> None:
+    """Build the bundle from the index folder and the model folder, and switch to it atomically."""
+    bundles = Bundles(settings.home / "models")
+    building = bundles.stage()
+    shutil.copytree(index, building, dirs_exist_ok=True)
+    shutil.copytree(model, building / "model")
+    bundles.commit(building, version, manifest)
+    if settings.index_url:
+        from llm_twin.retrieval import open_index
+
+        served = open_index(settings, building, version, str(manifest["embedder"]))
+        served.promote(version)
+        served.close()
+    bundles.promote(version)

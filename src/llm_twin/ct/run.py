@@ -1,0 +1,160 @@
+"""One run of continuous training, from the command line's wishes to a summary a person can read."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+from llm_twin.ct import zen
+from llm_twin.ct.summary import summary
+from llm_twin.errors import SpaceError, TwinError
+from llm_twin.model.bundles import Bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from llm_twin.ct.config import CtConfig
+    from llm_twin.settings import Settings
+
+NO_SPACE = 28
+
+
+def run_ct(config: CtConfig, settings: Settings) -> dict[str, Any]:
+    """Run the pipeline, print a summary and return it as plain data.
+
+    Raises:
+        TwinError: a step said no; production is what it was.
+
+    """
+    started, before = time.monotonic(), cpu_seconds()
+    bundles = Bundles(settings.home / "models")
+    bundles.sweep()
+    zen.prepare(settings)
+    with workspace(settings.home / "work"):
+        report = _pipeline(config, bundles)
+    report["wall_seconds"] = round(time.monotonic() - started, 1)
+    report["cpu_seconds"] = round(cpu_seconds() - before, 1)
+    report["peak_mb"] = round(peak_mb())
+    print(summary(report), flush=True)
+    return report
+
+
+@contextlib.contextmanager
+def workspace(folder: Path) -> Iterator[None]:
+    """Keep every temporary file of a run in one folder, emptied before and after.
+
+    Only call this while holding the lock that keeps a second training run away.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    before = tempfile.tempdir
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        del os.environ["TMPDIR"]
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pipeline(config: CtConfig, bundles: Bundles) -> dict[str, Any]:
+    print("starting ZenML", flush=True)
+    # Pausing collection while thousands of classes are made saves a quarter of ZenML's start.
+    gc.disable()
+    from zenml import Model
+
+    from llm_twin.ct.pipeline import ct
+
+    gc.freeze()
+    gc.enable()
+    zen.end_dead_runs()
+    served = bundles.production()
+    if served:
+        zen.reconcile(str(served.manifest["details"].get("zenml", "")))
+    version = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+    try:
+        run = ct.with_options(model=Model(name=zen.MODEL))(
+            config.corpus,
+            list(config.exclude),
+            config.budget,
+            config.seed,
+            config.floor,
+            version,
+            origin(config),
+        )
+    except OSError as error:
+        if error.errno == NO_SPACE:
+            raise SpaceError(
+                "the disk is full", bundles.folder.parent, "Free some space and type: invoke ct"
+            ) from error
+        raise
+    if run is None:
+        raise TwinError("ZenML did not start a run", hint="Look at the log: invoke runs")
+    return _outcome(str(run.id), config, version)
+
+
+def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
+    from zenml.client import Client
+
+    steps = Client().get_pipeline_run(run_id).steps
+
+    def artifact(step: str, name: str) -> Any:
+        return steps[step].outputs[name][0].load()
+
+    verdict = artifact("gate", "verdict")
+    candidate = artifact("evaluate", "candidate_metrics")
+    return {
+        "corpus": config.corpus,
+        "collected": artifact("collect", "collected"),
+        "cleaned": artifact("clean", "cleaned"),
+        "indexed": artifact("index", "indexed"),
+        "trained": artifact("train", "trained"),
+        "language": _without_items(candidate["language"]),
+        "retrieval": _without_items(candidate["retrieval"]),
+        "verdict": verdict,
+        "version": version if verdict["promote"] else None,
+        "zenml_run": run_id,
+    }
+
+
+def _without_items(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key != "items"}
+
+
+def origin(config: CtConfig) -> dict[str, str]:
+    """Where a bundle comes from: corpus, run, commit."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=zen.SOURCE_ROOT,
+    )
+    return {
+        "corpus": config.corpus,
+        "run": os.environ.get("TWIN_RUN_ID", ""),
+        "commit": done.stdout.strip(),
+    }
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and the children it waited for."""
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process, in MiB."""
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

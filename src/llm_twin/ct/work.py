@@ -1,0 +1,192 @@
+"""The work of each pipeline step, free of ZenML: plain data and folders in, the same out.
+
+A step of the pipeline wraps one function of this module; tests call them directly.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_twin.corpus import Chunk, Document, DocumentCache, chunk, clean, open_source
+from llm_twin.errors import CorpusError
+from llm_twin.model.dataset import Dataset, make_dataset
+from llm_twin.model.questions import withhold_headings
+from llm_twin.retrieval import CachedEmbedder, Retriever, open_embedder, open_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from llm_twin.model.bundles import Bundle
+    from llm_twin.retrieval.ports import Embedder, Index
+    from llm_twin.settings import Settings
+
+    Progress = Callable[[str], None]
+    Rows = list[dict[str, Any]]
+
+WORDS = ""
+LARGEST_WINDOW = 256
+CANDIDATES = 20
+
+
+def collect(
+    corpus: str, exclude: Sequence[str], settings: Settings, progress: Progress
+) -> tuple[Rows, dict[str, Any]]:
+    """Read the corpus; return its documents and a report."""
+    source = open_source(corpus, settings, exclude)
+    cache = DocumentCache(settings.home / "cache" / "documents.db")
+    found = source.read(cache, progress)
+    report = {
+        "source": source.name,
+        "documents": len(found.documents),
+        "reused": found.reused,
+        "skipped": [asdict(item) for item in found.skipped],
+    }
+    return [document.to_dict() for document in found.documents], report
+
+
+def tidy(rows: Rows) -> tuple[Rows, dict[str, Any]]:
+    """Remove boilerplate and duplicates; return clean documents and a report.
+
+    Raises:
+        CorpusError: nothing is left.
+
+    """
+    cleaned = clean([Document.from_dict(row) for row in rows])
+    if not cleaned.documents:
+        raise CorpusError(
+            "nothing is left of the corpus after cleaning",
+            hint="It needs at least one document with some sentences of prose",
+        )
+    report = {
+        "documents": len(cleaned.documents),
+        "characters": sum(len(document.text) for document in cleaned.documents),
+        "dropped": [asdict(item) for item in cleaned.dropped],
+    }
+    return [document.to_dict() for document in cleaned.documents], report
+
+
+def split(rows: Rows, settings: Settings, progress: Progress) -> Rows:
+    """Chunk documents so that every chunk fits the embedder's window."""
+    embedder = open_embedder(settings, progress)
+    count = embedder.count_tokens if embedder else approximate_tokens
+    window = min(embedder.window, LARGEST_WINDOW) if embedder else LARGEST_WINDOW
+    documents = [Document.from_dict(row) for row in rows]
+    return [item.to_dict() for document in documents for item in chunk(document, count, window)]
+
+
+def approximate_tokens(text: str) -> int:
+    """Tokens where there is no embedder to ask: four characters each, a word at least."""
+    return max(len(text) // 4, len(text.split())) + 2
+
+
+def build_index(
+    rows: Rows, previous: Path | None, path: Path, version: str, settings: Settings,
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the index at ``path`` hold exactly these chunks, starting from the previous one.
+
+    Documents whose digest did not change keep their rows; the others are removed and added anew.
+    """
+    embedder = cached_embedder(settings, progress)
+    name = embedder.name if embedder else WORDS
+    chunks = [Chunk.from_dict(row) for row in rows]
+    index = _start_index(previous, path, version, name, settings)
+    held = index.documents()
+    wanted = {item.document_id: item.document_digest for item in chunks}
+    stale = [key for key, digest in held.items() if wanted.get(key) != digest]
+    for key in stale:
+        index.delete_document(key)
+    kept = held.keys() - set(stale)
+    fresh = [item for item in chunks if item.document_id not in kept]
+    if fresh:
+        index.upsert(fresh, embedder.embed([item.passage for item in fresh]) if embedder else None)
+    total = index.count()
+    index.close()
+    return {
+        "chunks": total,
+        "indexed": len(fresh),
+        "kept_documents": len(kept),
+        "removed_documents": len(held.keys() - wanted.keys()),
+        "embedder": name,
+    }
+
+
+def _start_index(
+    previous: Path | None, path: Path, version: str, embedder: str, settings: Settings
+) -> Index:
+    """A copy of the previous index when its vectors fit, else an empty one."""
+    if previous is not None and previous.exists() and not settings.index_url:
+        shutil.copyfile(previous, path)
+        index = open_index(settings, path, version, embedder)
+        if index.embedder == embedder:
+            return index
+        index.close()
+        path.unlink()
+    return open_index(settings, path, version, embedder)
+
+
+def cached_embedder(settings: Settings, progress: Progress) -> Embedder | None:
+    """The configured embedder, remembering vectors in ``<home>/cache/embeddings.db``."""
+    embedder = open_embedder(settings, progress)
+    if embedder is None:
+        return None
+    return CachedEmbedder(embedder, settings.home / "cache" / "embeddings.db", progress)
+
+
+def dataset_of(document_rows: Rows, chunk_rows: Rows, seed: int) -> dict[str, Any]:
+    """Split into training texts, held-out texts and questions."""
+    documents = [Document.from_dict(row) for row in document_rows]
+    return make_dataset(documents, [Chunk.from_dict(row) for row in chunk_rows], seed).to_dict()
+
+
+def evaluate(
+    model: Path, chunks: Sequence[Chunk], dataset: Dataset, settings: Settings, progress: Progress
+) -> dict[str, Any]:
+    """Score a model on the held-out passages and its chunks on the questions."""
+    from llm_twin.model.evaluation import evaluate_language, evaluate_retrieval
+    from llm_twin.model.language_model import LocalModel
+
+    progress(f"scoring {len(dataset.heldout_texts)} held-out passages")
+    language = evaluate_language(LocalModel.load(model), dataset)
+    progress(f"asking {len(dataset.questions)} questions")
+    with searching(withhold_headings(chunks, dataset.questions), settings, progress) as retriever:
+
+        def search(text: str, k: int) -> list[str]:
+            return [hit.chunk.document_id for hit in retriever.search(text, max(k, CANDIDATES))]
+
+        retrieval = evaluate_retrieval(dataset.questions, search)
+    return {"language": language, "retrieval": retrieval}
+
+
+@contextmanager
+def searching(
+    chunks: Sequence[Chunk], settings: Settings, progress: Progress
+) -> Iterator[Retriever]:
+    """Search over these chunks in a temporary index."""
+    embedder = cached_embedder(settings, progress)
+    with tempfile.TemporaryDirectory(prefix="llm-twin-") as folder:
+        local = replace(settings, index_url="")
+        path = Path(folder) / "index.db"
+        index = open_index(local, path, "evaluation", embedder.name if embedder else WORDS)
+        index.upsert(
+            chunks, embedder.embed([item.passage for item in chunks]) if embedder else None
+        )
+        try:
+            yield Retriever(index, embedder)
+        finally:
+            index.close()
+
+
+def chunks_of(bundle: Bundle, settings: Settings) -> list[Chunk]:
+    """Every chunk that a promoted bundle's index holds."""
+    embedder = str(bundle.manifest["details"]["embedder"])
+    index = open_index(settings, bundle.index_path, bundle.version, embedder, readonly=True)
+    try:
+        return index.chunks()
+    finally:
+        index.close()

@@ -1,0 +1,33 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llm_twin.retrieval.minilm import MiniLM
+from llm_twin.retrieval.weights import SHA256, is_ready
+from llm_twin.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def embedder_home() -> Path:
+    """The folder with MiniLM's weights; tests never fetch them."""
+    home = Path(os.environ.get("TWIN_EMBEDDER_HOME") or ROOT / ".twin" / "embedder").absolute()
+    if not is_ready(home) and not all((home / name).is_file() for name in SHA256):
+        pytest.fail(
+            f"MiniLM's weights are not in {home}. Run: python -m llm_twin.retrieval.weights "
+            "(in the repository's root), or set TWIN_EMBEDDER_HOME",
+            pytrace=False,
+        )
+    return home
+
+
+@pytest.fixture(scope="session")
+def minilm(embedder_home: Path) -> MiniLM:
+    """The real embedder, opened once."""
+    return MiniLM.open(Settings(home=ROOT / ".twin", embedder_home=embedder_home), print)
