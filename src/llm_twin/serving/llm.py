@@ -1,0 +1,134 @@
+"""What writes an answer from passages: an OpenAI-compatible endpoint, or the small model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from llm_twin.errors import ConfigError, NotReadyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llm_twin.model.language_model import LocalModel
+    from llm_twin.serving.twin import Twin
+    from llm_twin.settings import Settings
+
+    Mode = Literal["local", "openai"]
+
+LOCAL_TEMPERATURE = 0.7
+LOCAL_TOKENS = 120
+"""The small model was trained on short windows; longer output only drifts."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes:
+        text: its words.
+        model: which model it says it is.
+        prompt_tokens: tokens read, 0 when the model does not tell.
+        completion_tokens: tokens written, 0 when the model does not tell.
+
+    """
+
+    text: str
+    model: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class LLM(Protocol):
+    """Completes a chat of one system and one user message."""
+
+    @property
+    def mode(self) -> Mode:
+        """How the answer is labelled."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def prompt(self) -> str:
+        """Name of the template it is asked with."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What a reader should know about its answers, or ""."""
+        ...
+
+    def complete(self, system: str, user: str, max_tokens: int) -> Completion:
+        """Write at most ``max_tokens`` tokens."""
+        ...
+
+
+def open_llm(name: str, settings: Settings, twin: Twin) -> LLM | None:
+    """Return what ``TWIN_LLM`` or ``--llm`` names; None for quotations alone.
+
+    Args:
+        name: ``""`` or ``extractive``, ``local`` or ``openai``.
+        settings: address, model, key and timeout of the endpoint.
+        twin: holds the trained model.
+
+    Raises:
+        ConfigError: the name is not known, or the endpoint's settings are incomplete.
+        NotReadyError: the trained model or torch is missing.
+
+    """
+    if name in ("", "extractive"):
+        return None
+    if name == "local":
+        return LocalLLM.open(twin.model_path, twin.version)
+    if name == "openai":
+        from llm_twin.serving.openai import OpenAILLM
+
+        return OpenAILLM.open(settings)
+    raise ConfigError(
+        "there is no such LLM", repr(name), "Use --llm local, --llm openai or leave it out"
+    )
+
+
+@dataclass(frozen=True)
+class LocalLLM:
+    """The small model that the CT pipeline trained from scratch on the author's texts."""
+
+    language_model: LocalModel
+    model: str
+    mode: Mode = "local"
+    prompt: str = "local"
+    note: str = (
+        "written by the small model trained here from scratch: it proves the path from texts to a "
+        "served model and does not know what it says"
+    )
+
+    @classmethod
+    def open(cls, folder: Path, version: str) -> LocalLLM:
+        """Load the bundle's model.
+
+        Raises:
+            NotReadyError: torch or the model is missing.
+
+        """
+        if find_spec("torch") is None or find_spec("transformers") is None:
+            raise NotReadyError(
+                "the local model needs torch and transformers, which are not installed",
+                folder,
+                "Type: pip install 'llm-twin[train]', or leave --llm out",
+            )
+        if not folder.is_dir():
+            raise NotReadyError("the twin holds no trained model", folder, "Make one: invoke ct")
+        from llm_twin.model.language_model import LocalModel
+
+        return cls(LocalModel.load(folder), f"local smoke model {version}")
+
+    def complete(self, system: str, user: str, max_tokens: int) -> Completion:
+        """Continue the user message; the small model was trained without system messages."""
+        tokens = min(max_tokens, LOCAL_TOKENS)
+        text = self.language_model.answer(user, max_tokens=tokens, temperature=LOCAL_TEMPERATURE)
+        return Completion(text.strip(), self.model)

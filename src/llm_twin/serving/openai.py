@@ -1,0 +1,211 @@
+"""Any OpenAI-compatible chat endpoint: Ollama, vLLM, llama.cpp's server, or OpenAI itself."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from llm_twin.errors import ConfigError, RemoteError, TwinError
+from llm_twin.serving.llm import Completion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import httpx
+
+    from llm_twin.serving.llm import Mode
+    from llm_twin.settings import Settings
+
+ATTEMPTS = 3
+LONGEST_PAUSE = 10.0
+"""Seconds; a server that asks for a longer pause is told no instead."""
+
+_SETTINGS = {
+    401: "Set TWIN_LLM_KEY to a key that it accepts",
+    403: "Set TWIN_LLM_KEY to a key that may use this model",
+    404: "Set TWIN_LLM_URL to its base URL with /v1, and TWIN_LLM_MODEL to a model it serves",
+}
+
+
+@dataclass(frozen=True)
+class OpenAILLM:
+    """Asks ``<url>/chat/completions``; tries again after 429, 5xx and lost connections.
+
+    Attributes:
+        url: base URL, with ``/v1``.
+        model: the name sent.
+        key: sent as a bearer token when not empty; never printed.
+        timeout: seconds to wait for an answer.
+        pause: sleeps between attempts, given seconds.
+
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+    timeout: float = 60.0
+    pause: Callable[[float], None] = field(default=time.sleep, repr=False)
+    mode: Mode = "openai"
+    prompt: str = "answer"
+    note: str = ""
+
+    @classmethod
+    def open(cls, settings: Settings) -> OpenAILLM:
+        """Check the settings; nothing is asked yet.
+
+        Raises:
+            ConfigError: the URL or the model is missing or malformed.
+
+        """
+        if not settings.llm_model:
+            raise ConfigError(
+                "no model is named for the LLM endpoint",
+                "TWIN_LLM_MODEL",
+                "Set it to a model that the endpoint serves",
+            )
+        _check_url(settings.llm_url)
+        if not settings.llm_timeout > 0:
+            raise ConfigError(
+                "the LLM timeout is not above zero", "TWIN_LLM_TIMEOUT", "Set it like 60"
+            )
+        if not (settings.llm_key.isascii() and settings.llm_key.isprintable()):
+            raise ConfigError(
+                "the LLM key holds characters that no key has",
+                "TWIN_LLM_KEY",
+                "Copy it again",
+            )
+        return cls(
+            settings.llm_url.rstrip("/"),
+            settings.llm_model,
+            settings.llm_key,
+            settings.llm_timeout,
+        )
+
+    def complete(self, system: str, user: str, max_tokens: int) -> Completion:
+        """Ask once, or up to three times.
+
+        Raises:
+            ConfigError: the endpoint refuses the key, the model or the address.
+            RemoteError: it does not answer, or not as the OpenAI API does.
+
+        """
+        body = {
+            "model": self.model,
+            "messages": [
+                {"role": "system", "content": system},
+                {"role": "user", "content": user},
+            ],
+            "max_tokens": max_tokens,
+        }
+        return self._completion(self._post(body))
+
+    def _post(self, body: dict[str, object]) -> httpx.Response:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        failure: TwinError = RemoteError("the LLM endpoint was not asked", self._shown)
+        with httpx.Client(timeout=self.timeout, headers=headers) as client:
+            for attempt in range(1, ATTEMPTS + 1):
+                wait = 0.5 * 2 ** (attempt - 1)
+                try:
+                    response = client.post(f"{self.url}/chat/completions", json=body)
+                except httpx.TimeoutException:
+                    raise self._silent() from None
+                except httpx.TransportError as error:
+                    failure = self._unreachable(error)
+                else:
+                    if response.status_code < 400:
+                        return response
+                    failure = self._refused(response)
+                    wait = max(wait, _asked_pause(response))
+                    if not _is_passing(response) or wait > LONGEST_PAUSE:
+                        raise failure
+                if attempt < ATTEMPTS:
+                    self.pause(wait)
+        raise failure
+
+    def _completion(self, response: httpx.Response) -> Completion:
+        try:
+            data: Any = response.json()
+            text = data["choices"][0]["message"]["content"]
+            usage = data.get("usage") or {}
+            counts = [int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
+            model = str(data.get("model") or self.model)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            text, counts, model = None, [0, 0], self.model
+        if not isinstance(text, str):
+            raise RemoteError(
+                "the LLM endpoint did not answer as the OpenAI API does",
+                f"{self._shown} (HTTP {response.status_code})",
+                "Set TWIN_LLM_URL to the base URL of an OpenAI-compatible API, with /v1",
+            )
+        return Completion(text.strip(), model, *counts)
+
+    @property
+    def _shown(self) -> str:
+        return f"{without_password(self.url)}/chat/completions"
+
+    def _silent(self) -> RemoteError:
+        return RemoteError(
+            f"the LLM endpoint did not answer within {self.timeout:g} s",
+            self._shown,
+            "Set TWIN_LLM_TIMEOUT higher, or see whether it is overloaded",
+        )
+
+    def _unreachable(self, error: httpx.TransportError) -> RemoteError:
+        return RemoteError(
+            f"the LLM endpoint cannot be reached ({type(error).__name__}, {ATTEMPTS} attempts)",
+            self._shown,
+            "Start it, or set TWIN_LLM_URL",
+        )
+
+    def _refused(self, response: httpx.Response) -> ConfigError | RemoteError:
+        status = response.status_code
+        where = f"{self._shown} (HTTP {status}, model {self.model})"
+        if status in _SETTINGS:
+            return ConfigError("the LLM endpoint refused", where, _SETTINGS[status])
+        said = self._said(response)
+        what = f"the LLM endpoint failed, saying “{said}”" if said else "the LLM endpoint failed"
+        return RemoteError(what, where, "Try again later, or leave --llm out to get quotations")
+
+    def _said(self, response: httpx.Response) -> str:
+        """Return the server's own words, short and without the key, or ""."""
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            return ""
+        text = " ".join(str(message).split())
+        text = text.replace(self.key, "…") if self.key else text
+        return text[:160]
+
+
+def without_password(url: str) -> str:
+    """Return the URL as it may be printed."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ConfigError(
+            "the LLM endpoint's address is not a URL",
+            "TWIN_LLM_URL",
+            "Set it like http://127.0.0.1:11434/v1",
+        )
+
+
+def _is_passing(response: httpx.Response) -> bool:
+    return response.status_code == 429 or response.status_code >= 500
+
+
+def _asked_pause(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, 0 when it does not say."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else 0.0
