@@ -134,7 +134,7 @@ def gate(
     floor: float,
     *,
     corpus_changed: bool,
-    margin: float = 0.02,
+    margin: float = 0.1,
 ) -> Verdict:
     """Decide whether the candidate goes to production.
 
@@ -144,7 +144,8 @@ def gate(
             questions; None when nothing is served yet.
         floor: least hit@5 that may be served.
         corpus_changed: fresh documents are worth serving when nothing got worse.
-        margin: bits per character that repeated training on one corpus differs by anyway.
+        margin: bits per character that training again on the same corpus can differ by anyway
+            (measured: 2.39 to 2.48 over seeds and threads), so no verdict.
 
     """
     failures = _floor_failures(candidate, floor)

@@ -141,10 +141,10 @@ def test_without_questions_the_floor_says_nothing():
 @pytest.mark.parametrize(
     ("candidate", "promote", "verdict", "reason"),
     [
-        (metrics(bits=1.9), True, "better", "the candidate is better, -0.100 bits per character"),
-        (metrics(bits=2.1), False, "worse", "the candidate is worse, +0.100 bits per character"),
+        (metrics(bits=1.8), True, "better", "the candidate is better, -0.200 bits per character"),
+        (metrics(bits=2.2), False, "worse", "the candidate is worse, +0.200 bits per character"),
         (metrics(ranks=0.5), False, "worse", "Retrieval: the candidate is worse, -0.500"),
-        (metrics(bits=1.9, ranks=0.5), False, "worse", "the candidate is better"),
+        (metrics(bits=1.8, ranks=0.5), False, "worse", "the candidate is better"),
     ],
 )
 def test_better_is_served_and_worse_in_either_is_not(candidate, promote, verdict, reason):
@@ -156,7 +156,7 @@ def test_better_is_served_and_worse_in_either_is_not(candidate, promote, verdict
 
 @pytest.mark.parametrize("changed", [True, False])
 def test_too_close_to_tell_serves_fresh_documents_only(changed):
-    said = gate(metrics(bits=2.005), metrics(), 0.5, corpus_changed=changed)
+    said = gate(metrics(bits=2.08), metrics(), 0.5, corpus_changed=changed)
     assert said.verdict == "cannot tell"
     assert said.promote is changed
     assert ("fresh documents are served" in " ".join(said.reasons)) is changed

@@ -237,8 +237,9 @@ def run_training(tmp_path, dataset, seconds, **environment):
     )
 
 
-def test_killed_while_training_leaves_no_model_and_is_swept(tmp_path, dataset):
-    process = run_training(tmp_path, dataset, 600)
+def test_killed_while_training_leaves_no_model_and_is_swept(tmp_path, write_author):
+    large = make_dataset(*write_author(documents=150, sentences=20))
+    process = run_training(tmp_path, large, 600)
     for line in process.stdout:
         if line.startswith("pretrain"):
             process.send_signal(signal.SIGKILL)
