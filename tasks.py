@@ -5,4 +5,4 @@ from pathlib import Path
 import ci
 from llm_twin.flow.tasks import collection
 
-namespace = collection(ci.registry, Path(__file__).resolve().parent, ci.ask)
+namespace = collection(ci.registry, Path(__file__).resolve().parent, ci.ask, ci.search)

@@ -5,7 +5,7 @@ standard library is imported when the stage runs.
 """
 
 from ci import quality, training
-from ci.answering import ask
+from ci.answering import ask, search
 from llm_twin.flow import registry
 
-__all__ = ["ask", "quality", "registry", "training"]
+__all__ = ["ask", "quality", "registry", "search", "training"]

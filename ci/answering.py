@@ -1,4 +1,4 @@
-"""Ask the twin: a command over the promoted bundle, not a recorded stage."""
+"""Ask the twin: commands over the promoted bundle, not recorded stages."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ def ask(c: Context, question: str, llm: str = "", k: int = 5, json: bool = False
     twin = open_production(settings)
     found = answer(question, twin, open_llm(llm or settings.llm, settings, twin), k)
     print(jsonlib.dumps(found.to_dict(), indent=2, ensure_ascii=False) if json else render(found))
+
+
+@task(
+    help={"question": "in plain words, quoted", "k": "how many", "json": "print JSON"},
+    auto_shortflags=False,
+)
+@tell_errors
+def search(c: Context, question: str, k: int = 5, json: bool = False) -> None:
+    """List the passages that a question finds, best first."""
+    from llm_twin.serving.render import found_passages, render_passages
+    from llm_twin.serving.twin import open_production
+
+    hits = open_production(Settings.load(root=ROOT)).search(question, k)
+    if json:
+        print(jsonlib.dumps(found_passages(hits), indent=2, ensure_ascii=False))
+    else:
+        print(render_passages(hits))

@@ -97,10 +97,12 @@ def unchanged(parts: Parts) -> str:
     counts: dict[str, int] = {}
     for name in parts:
         kind = name.partition(":")[0]
+        if kind == "python":
+            continue
         label = {"env": "environment variable", **kinds}.get(kind, kind)
         counts[label] = counts.get(label, 0) + 1
     listed = [f"{n} {label}{'s' if n > 1 else ''}" for label, n in counts.items() if n]
-    return f"{', '.join(listed)} are the same"
+    return f"{', '.join(listed)} and Python itself are the same"
 
 
 def _reason(name: str, before: str | None, now: str | None) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Scores = NDArray[np.float64]
 
-WORDS = 0.35
+WORDS = 0.25
 DOCUMENT = 0.5
 ALIKE = 0.8
 

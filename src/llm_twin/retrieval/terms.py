@@ -14,15 +14,20 @@ from functools import cache
 TOKENIZER = "porter unicode61"
 MAX_TERMS = 64
 _STOPWORDS = """
-    a about after again all also am an and another any are as at be because been before being
-    between both but by can cannot could did do does doing done each even ever every few for from
-    get gets getting give given go goes had has have having he her here hers him his how i if in
-    into is isn it its itself just know let like made make makes many may me might more most much
-    must my need needs no nor not of off on once one only onto or other our out over own please
-    really s same say says shall she should so some something such t tell than that the their them
-    then there these they thing things this those through to too under until up us use used uses
-    using very was way ways we were what when where whether which while who whom whose why will
-    with within without would you your
+    a able about above actually after again against all also am an and another any anyone
+    anything are as ask at be because been before being below best better between both but by
+    can cannot come could describe did difference different do does doing don done down during
+    each easiest easy either else even ever every example explain few find first for from
+    further general get gets getting give given go goes going good got had has have having he
+    help her here hers him his how i if in instead into is isn it its itself just keep kind know
+    let like list look made main make makes many may me mean means meant might mine more most
+    much must my need needed needs never next no nor not now of off often on once one only onto
+    or other our ourselves out over own people please possible prefer put rather really s same
+    say says see several shall she should show so some someone something still such suggest t
+    take talk tell than that the their them then there these they thing things think this those
+    through to together too toward under until up upon us use used useful uses using usually
+    various versus very vs want was way ways we well were what when where whether which while
+    who whom whose why will with within without word words work works would write you your yours
 """
 STOPWORDS = frozenset(_STOPWORDS.split())
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KEEP = 0.95
 """Share of the corpus's own questions that stays above the line."""
 
-EASE = 0.25
+EASE = 0.5
 """How far the line moves from the higher of both bounds to the lower: people ask less like the
 author than his own sentences do, but more plainly than a sentence torn out of its passage."""
 

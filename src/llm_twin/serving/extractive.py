@@ -46,6 +46,10 @@ OPENING, WANTED = 0.03, 0.08
 BARE, UNSOUND, CLOSING = 0.2, 0.15, 0.15
 """What is taken off code that no prose leads to, stumps, and text under closing headings."""
 
+HEADED, PROMISED = 0.15, 0.2
+"""What a heading over the passage that says what is asked adds, and what is taken off sentences
+that promise what another section says."""
+
 ADDS, CLOSE = 0.25, 0.85
 """A second quotation adds this share of the question's words, and scores this share of the best."""
 
@@ -137,6 +141,7 @@ class _Passage:
         self.windows: list[Window] = windows(self.units)
         self.words = [frozenset(terms(unit.text)) for unit in self.units]
         self.about = frozenset(terms(hit.chunk.prefix))
+        self.headed = frozenset(terms(" ".join(hit.chunk.headings)))
         self.closes = _closes(hit.chunk)
 
     def quotations(
@@ -162,6 +167,7 @@ class _Passage:
         places = self._telling(window.first, window.last + 1, question)
         words = frozenset().union(*(self.words[place] for place in places))
         score = WORDS * vocabulary.coverage(question.terms, words)
+        score += HEADED * vocabulary.coverage(question.terms, self.headed)
         if similar is None:
             whole = self._telling(0, len(self.units), question)
             words = self.about.union(*(self.words[place] for place in whole))
@@ -182,6 +188,7 @@ class _Passage:
         score = OPENING * units[0].opens
         score += WANTED * any(unit.kind in question.kinds for unit in units)
         score -= BARE * (units[0].kind == "code")
+        score -= PROMISED * sum(unit.promises for unit in units) / len(units)
         return score - UNSOUND * (not window.sound) - CLOSING * self.closes
 
 

@@ -119,7 +119,7 @@ class LocalLLM:
             raise NotReadyError(
                 "the local model needs torch and transformers, which are not installed",
                 folder,
-                "Type: pip install 'llm-twin[train]', or leave --llm out",
+                "Type: ./bootstrap --torch, or leave --llm out",
             )
         if not folder.is_dir():
             raise NotReadyError("the twin holds no trained model", folder, "Make one: invoke ct")

@@ -43,6 +43,11 @@ _POINTING = ("as a result", "as such", "for example", "for instance", "in additi
              "in other words", "in short", "in this", "in that", "on the contrary",
              "on the other hand", "the former", "the latter", "the same", "to do so",
              "to do this", "by doing", "in practice, this", "with this", "at this")  # fmt: skip
+_PROMISES = ("in this article", "in this post", "in this section", "in this tutorial",
+             "in this chapter", "in the next", "in the following", "in the previous",
+             "we will explore", "we'll explore", "we will see", "we'll see", "you will learn",
+             "you'll learn", "you'll understand", "you will understand", "by the end of",
+             "by the conclusion of", "this article")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ class Unit:
     def announces(self) -> bool:
         """It introduces what follows it."""
         return self.kind == "sentence" and self.text.rstrip("*_ ").endswith((":", "👇"))
+
+    @property
+    def promises(self) -> bool:
+        """It says what another part of the document will say, as introductions do."""
+        text = self.text.lower().replace("’", "'")
+        return self.kind == "sentence" and any(promise in text for promise in _PROMISES)
 
     @property
     def asks(self) -> bool:

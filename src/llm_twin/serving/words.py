@@ -13,36 +13,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llm_twin.retrieval.terms import stems
+from llm_twin.retrieval.terms import STOPWORDS, stems
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 _WORD = re.compile(r"[^\W_]+")
 _SHORTEST = 2
-_EMPTY_WORDS = """
-a able about above actually after again against all also am an and another any anyone anything
-are as ask at be because been before being below best better between both but by can cannot come
-could describe did difference different do does doing don done down during each easiest easy
-either else ever every example explain few find first for from further general get give go goes
-going good got had has have having he help her here him his how i if in instead into is isn it
-its itself just keep kind know let like list look made main make makes many may me mean means
-meant might mine more most much must my need needed never next no not now of off often on once
-one only or other our ourselves out over own people please possible prefer put rather really say
-see several shall she should show so some someone something still such suggest t take talk tell
-than that the their them then there these they thing things think this those through to together
-too toward under until up upon us use used useful uses using usually various versus very vs want
-was way ways we well were what when where whether which while who whom whose why will with
-within without word words work works would write you your yours
-"""
-_EMPTY = frozenset(_EMPTY_WORDS.split())
 
 
 def terms(text: str) -> list[str]:
     """Return the stems of the informative words, in order, each once."""
     normal = unicodedata.normalize("NFKC", text).lower()
     words = dict.fromkeys(word for word in _WORD.findall(normal) if len(word) >= _SHORTEST)
-    telling = " ".join(word for word in words if word not in _EMPTY)
+    telling = " ".join(word for word in words if word not in STOPWORDS)
     return list(dict.fromkeys(stems(telling)))
 
 

@@ -1,5 +1,6 @@
 """What a user sees of runs: order, reasons, states, logs, and what a kill leaves behind."""
 
+import faulthandler
 import io
 import json
 import os
@@ -110,6 +111,7 @@ def test_a_killed_stage_is_reported_as_what_it_was(registry, runner):
 
     @registry.stage
     def segfaults() -> None:
+        faulthandler.disable()
         os.kill(os.getpid(), signal.SIGSEGV)
 
     result = runner.run("dies", "segfaults")
@@ -217,7 +219,12 @@ def slow(tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent(SCRIPT))
     process = subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if "started" in line:
