@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ def corpus_revision(corpus: str, exclude: str, budget: str, **_: Any) -> dict[st
 
 
 def production() -> list[Path]:
-    """The promoted bundle."""
-    return [Settings.load(root=ROOT).home / "models" / "production"]
+    """The promoted bundle and every file that its manifest lists."""
+    folder = Settings.load(root=ROOT).home / "models" / "production"
+    try:
+        listed = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return [folder / "bundle.json"]
+    return [folder / name for name in listed]
 
 
 def _config(corpus: str, exclude: str, budget: str) -> Any:

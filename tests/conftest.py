@@ -14,6 +14,19 @@ from llm_twin.settings import Settings
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that were skipped: a part that was not run is not tested."""
+    for report in terminalreporter.stats.get("skipped", []):
+        terminalreporter.write_line(f"not allowed to be skipped: {report.nodeid}", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test was skipped; tests left out with -m are not collected."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session")
 def embedder_home() -> Path:
     """The folder with MiniLM's weights; tests never fetch them."""

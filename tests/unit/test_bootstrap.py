@@ -25,22 +25,10 @@ def clone(tmp_path):
 
 
 def fake_uv(folder: Path, body: str) -> str:
-    """A PATH whose uv makes environments with this Python and installs by running the body."""
+    """A PATH whose uv notes how it is called and then does what the body says."""
     path = folder / "bin"
     path.mkdir(exist_ok=True)
-    (path / "uv").write_text(
-        "#!/bin/sh\n"
-        'echo "$@" >> "$CALLS"\n'
-        'if [ "$1" = venv ]; then\n'
-        '  for last; do :; done; mkdir -p "$last/bin"\n'
-        '  cat > "$last/bin/python" <<END\n'
-        "#!/bin/sh\n"
-        'case "\\$*" in *"-m pip"*) exit 1;; esac\n'
-        f'exec {sys.executable} "\\$@"\n'
-        "END\n"
-        '  chmod +x "$last/bin/python"; exit 0\n'
-        "fi\n" + body
-    )
+    (path / "uv").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n' + body)
     (path / "uv").chmod(0o755)
     return f"{path}:{os.environ['PATH']}"
 
@@ -86,11 +74,25 @@ def test_a_failed_install_shows_its_last_lines_and_is_tried_again(clone):
     path = fake_uv(clone, "echo 'no space left'; exit 1")
     failed = launch(clone, "true", path=path)
     assert failed.returncode == 2
+    assert "uv could not: installing 2 packages" in failed.stderr
     assert "no space left" in failed.stderr
     assert "bootstrap.log" in failed.stderr
     assert "Traceback" not in failed.stderr
     path = fake_uv(clone, "exit 0")
     assert launch(clone, "true", path=path).returncode == 0
+
+
+def test_where_there_is_no_uv_pip_is_asked(clone):
+    """The lock here lists neither uv nor a hash, so pip refuses it without a network."""
+    path = os.pathsep.join(
+        folder
+        for folder in os.environ["PATH"].split(os.pathsep)
+        if not (Path(folder) / "uv").exists()
+    )
+    failed = launch(clone, "true", path=path)
+    assert failed.returncode == 2
+    assert "uv could not: dev.txt does not list it" in failed.stderr
+    assert "Hashes are required" in failed.stderr
 
 
 def test_a_slow_install_says_what_it_does(clone):

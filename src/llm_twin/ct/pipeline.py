@@ -14,7 +14,6 @@ from zenml import get_step_context, pipeline, step
 
 from llm_twin.corpus import Chunk
 from llm_twin.ct import promotion, work, zen
-from llm_twin.model.bundles import Bundles
 from llm_twin.model.dataset import Dataset
 from llm_twin.model.gate import gate as judge
 from llm_twin.settings import Settings
@@ -75,7 +74,7 @@ def index(
     """Bring the index to exactly these passages."""
     print("index", flush=True)
     settings = Settings.load()
-    production = Bundles(settings.home / "models").production()
+    production = promotion.served(settings)
     folder = Path(tempfile.mkdtemp(prefix="llm-twin-"))
     previous = production.index_path if production else None
     report = work.build_index(chunks, previous, folder / "index.db", version, settings, say)
@@ -116,7 +115,7 @@ def evaluate(
     items = Dataset.from_dict(data)
     passages = [Chunk.from_dict(row) for row in chunks]
     candidate = work.evaluate(model, passages, items, settings, say)
-    served = Bundles(settings.home / "models").production()
+    served = promotion.served(settings)
     production = {}
     if served:
         say(f"the same for production {served.version}")
@@ -131,7 +130,7 @@ def gate(
 ) -> Annotated[Report, "verdict"]:
     """Say better, worse or cannot tell, and whether to promote."""
     print("gate", flush=True)
-    served = Bundles(Settings.load().home / "models").production()
+    served = promotion.served(Settings.load())
     before = served.manifest["details"].get("dataset") if served else None
     verdict = judge(candidate, production or None, floor, corpus_changed=before != data["digest"])
     for reason in verdict.reasons:

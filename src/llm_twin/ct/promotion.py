@@ -6,7 +6,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.ct import work
-from llm_twin.model.bundles import Bundles
+from llm_twin.errors import NotReadyError
+from llm_twin.model.bundles import Bundle, Bundles
 from llm_twin.model.questions import withhold_headings
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from llm_twin.settings import Settings
 
     Progress = Callable[[str], None]
+
+
+def served(settings: Settings) -> Bundle | None:
+    """The promoted bundle; None when there is none, or only a damaged one to be replaced."""
+    try:
+        return Bundles(settings.home / "models").production()
+    except NotReadyError:
+        return None
 
 
 def calibration(

@@ -36,11 +36,10 @@ def run_ct(config: CtConfig, settings: Settings) -> dict[str, Any]:
 
     """
     started, before = time.monotonic(), cpu_seconds()
-    bundles = Bundles(settings.home / "models")
-    bundles.sweep()
+    Bundles(settings.home / "models").sweep()
     zen.prepare(settings)
     with workspace(settings.home / "work"):
-        report = _pipeline(config, bundles)
+        report = _pipeline(config, settings)
     report["wall_seconds"] = round(time.monotonic() - started, 1)
     report["cpu_seconds"] = round(cpu_seconds() - before, 1)
     report["peak_mb"] = round(peak_mb())
@@ -66,18 +65,19 @@ def workspace(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _pipeline(config: CtConfig, bundles: Bundles) -> dict[str, Any]:
+def _pipeline(config: CtConfig, settings: Settings) -> dict[str, Any]:
     print("starting ZenML", flush=True)
     # Pausing collection while thousands of classes are made saves a quarter of ZenML's start.
     gc.disable()
     from zenml import Model
 
+    from llm_twin.ct import promotion
     from llm_twin.ct.pipeline import ct
 
     gc.freeze()
     gc.enable()
     zen.end_dead_runs()
-    served = bundles.production()
+    served = promotion.served(settings)
     if served:
         zen.reconcile(str(served.manifest["details"].get("zenml", "")))
     version = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
@@ -94,7 +94,7 @@ def _pipeline(config: CtConfig, bundles: Bundles) -> dict[str, Any]:
     except OSError as error:
         if error.errno == NO_SPACE:
             raise SpaceError(
-                "the disk is full", bundles.folder.parent, "Free some space and type: invoke ct"
+                "the disk is full", settings.home, "Free some space and type: invoke ct"
             ) from error
         raise
     if run is None:

@@ -1,5 +1,6 @@
 """The work of the pipeline's steps, called directly, with words alone."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,8 +83,6 @@ def test_the_index_is_brought_to_exactly_the_chunks(corpus, settings, tmp_path):
 
 
 def test_an_index_of_another_embedder_is_made_anew(corpus, settings, tmp_path, minilm):
-    import dataclasses
-
     _, chunks = prepared(corpus, settings)
     work.build_index(chunks, None, tmp_path / "1.db", "v1", settings, str)
     home = Settings.load().embedder_home
@@ -126,6 +125,37 @@ def test_calibration_and_promotion_make_a_bundle_that_answers(corpus, settings, 
     found = answer("When does the ferry to the island leave?", open_production(settings))
     assert "seven" in found.text
     assert found.citations[0].link == "boats.md"
+
+
+def test_the_same_steps_run_on_a_qdrant_server(corpus, settings, tmp_path, monkeypatch):
+    """The client's own engine in a folder stands in for the server."""
+    from qdrant_client import QdrantClient
+
+    from llm_twin.retrieval.qdrant import QdrantIndex
+    from llm_twin.serving.answer import answer
+    from llm_twin.serving.twin import open_production
+
+    def connect(cls, settings, version, embedder, readonly=False):
+        return QdrantIndex(QdrantClient(path=str(tmp_path / "qdrant")), version, embedder, readonly)
+
+    monkeypatch.setattr(QdrantIndex, "connect", classmethod(connect))
+    settings = dataclasses.replace(settings, index_url="http://127.0.0.1:6333")
+    _, rows = prepared(corpus, settings)
+    index, model = tmp_path / "index", tmp_path / "model"
+    index.mkdir()
+    model.mkdir()
+    report = work.build_index(rows, None, index / "index.db", "v1", settings, str)
+    assert report["chunks"] == len(rows)
+    promotion.promote(settings, "v1", index, model, {"embedder": ""})
+    found = answer("When does the ferry to the island leave?", open_production(settings))
+    assert "seven" in found.text
+
+
+def test_a_damaged_bundle_counts_as_none(settings, tmp_path):
+    folder = settings.home / "models"
+    (folder / "v1").mkdir(parents=True)
+    (folder / "production").symlink_to("v1")
+    assert promotion.served(settings) is None
 
 
 def test_searching_is_over_the_given_chunks_alone(corpus, settings):
