@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
             "TOKENIZERS_PARALLELISM": "false",
         }
     )
-    os.environ.setdefault("ZENML_LOGGING_VERBOSITY", "ERROR")
+    os.environ.setdefault("ZENML_LOGGING_VERBOSITY", "CRITICAL")
 
 
 def end_dead_runs() -> int:

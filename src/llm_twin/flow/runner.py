@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llm_twin.errors import SpaceError
 from llm_twin.flow.graph import order
 from llm_twin.flow.key import combine, key_parts, reasons, unchanged
 from llm_twin.flow.process import Outcome, run_in_child
@@ -63,7 +66,7 @@ class Runner:
         for stage, arguments in plan:
             if stage.check:
                 stage.check(**arguments)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, _no_space_said(self.home):
             store = Store(self.home)
             stack.callback(store.close)
             for run_id in store.reap():
@@ -161,7 +164,9 @@ class _Execution:
         previous = self.store.last_completed(stage.name) if stage.cached else None
         if not stage.cached:
             return ["it always runs"], None
-        moved = reasons(previous[1].parts if previous else None, parts)
+        if previous is None:
+            return reasons(None, parts), None
+        moved = reasons(previous[1].parts, parts)
         missing = [path for path in (stage.outputs() if stage.outputs else []) if not path.exists()]
         return [*moved, *(f"its output {path} is gone" for path in missing)], previous
 
@@ -200,6 +205,21 @@ def _state(outcome: Outcome) -> State:
 
 def _source() -> str:
     return "ci" if os.environ.get("CI") else "local"
+
+
+@contextlib.contextmanager
+def _no_space_said(home: Path) -> Iterator[None]:
+    """Say in one line that the history could not be kept."""
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EROFS):
+            raise
+        raise SpaceError(
+            f"the run history cannot be written ({error})",
+            home,
+            "Free space, or type: export TWIN_HOME=/another/folder",
+        ) from None
 
 
 @contextlib.contextmanager

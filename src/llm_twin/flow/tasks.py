@@ -115,7 +115,7 @@ def stage_task(registry: Registry, stage: Stage, root: Path) -> Task[Any]:
         forced = given.pop("force", False)
         result = runner.run(stage.name, parameters=given, force=forced)
         if result.exit_code:
-            raise Exit(code=result.exit_code)
+            raise Exit(f"error: {result.state.message}", code=result.exit_code)
 
     body.__name__ = stage.name
     body.__doc__ = description(stage.function)

@@ -41,7 +41,7 @@ def test_an_answer_reads_well_in_a_terminal(baker_twin: Twin) -> None:
 
     assert "[1] A loaf without yeast > Feeding the sourdough starter" in lines
     assert "    https://blog.example/0" in lines
-    assert lines[-1].startswith("(Quoted from the author's texts; confidence 0.")
+    assert lines[-1].startswith("(Quoted from the author's texts; confidence ")
 
 
 def test_a_declined_question_shows_no_sources(baker_twin: Twin) -> None:
