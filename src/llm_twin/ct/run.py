@@ -122,6 +122,9 @@ def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
         "retrieval": _without_items(candidate["retrieval"]),
         "verdict": verdict,
         "version": version if verdict["promote"] else None,
+        "message": f"promoted {version}"
+        if verdict["promote"]
+        else f"not promoted: {verdict['verdict']}",
         "zenml_run": run_id,
     }
 

@@ -40,7 +40,10 @@ def summary(report: dict[str, Any]) -> str:
 def _served(version: str | None) -> str:
     if version:
         return f'production  {version}. Ask it: invoke ask "..."'
-    return "production  unchanged: the candidate was not promoted"
+    return (
+        "production  unchanged: the candidate was not promoted."
+        " More text or a larger --budget may help"
+    )
 
 
 def _listed(label: str, items: list[dict[str, str]]) -> list[str]:

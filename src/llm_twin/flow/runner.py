@@ -16,7 +16,7 @@ from llm_twin.errors import SpaceError
 from llm_twin.flow.graph import order
 from llm_twin.flow.key import combine, key_parts, reasons, unchanged
 from llm_twin.flow.process import Outcome, run_in_child
-from llm_twin.flow.states import State, StateType, cancelled, completed, crashed, failed
+from llm_twin.flow.states import State, cancelled, completed, crashed, failed
 from llm_twin.flow.store import StageRun, Store
 
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ class _Execution:
         bad = [done for done in self.done.values() if not done.state.good]
         if not bad:
             cached = all(done.state.name == "Cached" for done in self.done.values())
-            return completed(name="Cached" if cached else "")
+            last = next(reversed(self.done.values()), None)
+            return completed(last.state.message if last else "", "Cached" if cached else "")
         first = bad[0]
         self.exit_code = self.exit_code or 1
         return State(first.state.type, first.state.name, f"{first.stage}: {first.state.message}")
@@ -200,7 +201,8 @@ def _state(outcome: Outcome) -> State:
         return crashed(outcome.error + hint)
     if outcome.exit_code:
         return failed(outcome.error or f"exit code {outcome.exit_code}")
-    return State(StateType.COMPLETED)
+    said = outcome.result.get("message", "") if isinstance(outcome.result, dict) else ""
+    return completed(str(said))
 
 
 def _source() -> str:

@@ -28,7 +28,7 @@ class Stage:
     Attributes:
         name: what a user types.
         function: does the work; its typed parameters become flags, its return value (plain JSON
-            types or None) is kept with the run.
+            types or None) is kept with the run, and its ``message``, if any, shown with it.
         needs: names of stages that must complete first.
         inputs: globs relative to the project root; their contents are part of the key.
         find_inputs: called with the parameters, returns further input files.

@@ -195,7 +195,7 @@ def _run(command: list[str], stage: Path, progress: Progress) -> None:
         )
         try:
             while _running(process):
-                progress(f"fetched {_megabytes(stage)}/{WHEEL_MB} MB")
+                progress(f"fetched {min(_megabytes(stage), WHEEL_MB)}/{WHEEL_MB} MB")
         finally:
             process.kill()
             process.wait()

@@ -90,7 +90,11 @@ def open_production(settings: Settings) -> Twin:
     folder = settings.home / "models"
     bundle = Bundles(folder).production()
     if bundle is None:
-        raise NotReadyError("there is no twin yet", folder, "Make one: invoke ct")
+        raise NotReadyError(
+            "there is no twin yet",
+            folder,
+            "Make one: invoke ct; if the gate refused it, see why: invoke runs",
+        )
     return Twin.open(bundle.path, settings)
 
 

@@ -40,7 +40,7 @@ def test_stages_run_in_order_and_leave_results_and_logs(registry, runner, out, t
     def first() -> dict:
         print("hello from first")
         subprocess.run(["sh", "-c", "echo from a child; echo to stderr >&2"], check=True)
-        return {"answer": 42}
+        return {"answer": 42, "message": "found it"}
 
     @registry.stage(needs=["first"])
     def second(word: str = "x") -> None:
@@ -49,7 +49,8 @@ def test_stages_run_in_order_and_leave_results_and_logs(registry, runner, out, t
     result = runner.run("second", parameters={"word": "y"})
     assert result.exit_code == 0
     assert str(result.state) == "Completed"
-    assert result.stages[0].result == {"answer": 42}
+    assert result.stages[0].result["answer"] == 42
+    assert result.stages[0].state.message == "found it"
     shown = out.getvalue()
     assert shown.index("hello from first") < shown.index("second got y")
     store = Store(tmp_path / ".twin")
