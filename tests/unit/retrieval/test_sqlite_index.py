@@ -19,7 +19,7 @@ from llm_twin.retrieval import open_index
 from llm_twin.retrieval.sqlite import SqliteIndex
 from llm_twin.settings import Settings
 
-SECRET = "xylophonist"
+RARE_WORD = "xylophonist"
 
 
 def chunk(document: str, text: str, position: int = 0) -> Chunk:
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 def filled(path: Path) -> Path:
     with SqliteIndex.create(path, "v1", "two") as index:
         index.upsert(
-            [chunk("a", f"The {SECRET} plays at noon."), chunk("b", "The drummer sleeps.")],
+            [chunk("a", f"The {RARE_WORD} plays at noon."), chunk("b", "The drummer sleeps.")],
             np.stack([vector(1, 0), vector(0, 1)]),
         )
     return path
@@ -50,18 +50,18 @@ def test_reopening_keeps_everything(filled: Path) -> None:
     with SqliteIndex.open(filled) as index:
         assert (index.version, index.embedder, index.count()) == ("v1", "two", 2)
         hit = index.search("who plays?", vector(1, 0))[0]
-        assert (hit.chunk, hit.cosine) == (chunk("a", f"The {SECRET} plays at noon."), 1.0)
+        assert (hit.chunk, hit.cosine) == (chunk("a", f"The {RARE_WORD} plays at noon."), 1.0)
 
 
 def test_a_deleted_document_leaves_no_byte_behind(filled: Path) -> None:
     index = SqliteIndex.open(filled)
-    assert SECRET.encode() in filled.read_bytes()
+    assert RARE_WORD.encode() in filled.read_bytes()
     index.delete_document("a")
     for file in filled.parent.iterdir():
-        assert SECRET.encode() not in file.read_bytes(), file.name
-        assert SECRET[:-2].encode() not in file.read_bytes(), file.name
+        assert RARE_WORD.encode() not in file.read_bytes(), file.name
+        assert RARE_WORD[:-2].encode() not in file.read_bytes(), file.name
     index.close()
-    assert SECRET[:-3].encode() not in filled.read_bytes()
+    assert RARE_WORD[:-3].encode() not in filled.read_bytes()
     assert [file.name for file in filled.parent.iterdir()] == ["index.db"]
 
 
@@ -69,9 +69,9 @@ def test_an_edited_chunk_leaves_no_byte_behind(filled: Path) -> None:
     with SqliteIndex.open(filled) as index:
         index.delete_document("a")
         index.upsert([chunk("a", "The pianist plays at noon.")], vector(1, 0)[None])
-        assert index.search(SECRET, None) == []
+        assert index.search(RARE_WORD, None) == []
         assert index.search("pianist", None)[0].chunk.document_id == "a"
-    assert SECRET[:-3].encode() not in filled.read_bytes()
+    assert RARE_WORD[:-3].encode() not in filled.read_bytes()
 
 
 def test_a_writer_in_another_connection_is_seen(filled: Path) -> None:
