@@ -140,31 +140,43 @@ def code_files(stage: Stage, root: Path) -> list[Path]:
     if start is None or not Path(start).is_relative_to(root):
         return []
     seen: set[Path] = set()
+    resolved: set[str] = set()
     waiting = [Path(start)]
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        waiting.extend(_imported_files(path, root))
+        names = set(_imported_names(path, root)) - resolved
+        resolved |= names
+        waiting.extend(file for name in names for file in _module_files(name, root))
     return sorted(seen)
 
 
-def _imported_files(path: Path, root: Path) -> Iterator[Path]:
+def _imported_names(path: Path, root: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError):
         return
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, path, root)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            yield from _module_files(name, root)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement at any depth; an import is never inside an expression."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, block, None)
+            if isinstance(inner, list):
+                waiting.extend(inner)
 
 
 def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
