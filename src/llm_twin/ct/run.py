@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llm_twin.ct.config import CtConfig
     from llm_twin.settings import Settings
 
-NO_SPACE = 28
+NO_SPACE = ("No space left on device", "disk is full")
 
 
 def run_ct(config: CtConfig, settings: Settings) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def _pipeline(config: CtConfig, settings: Settings) -> dict[str, Any]:
             version,
             origin(config),
         )
-    except OSError as error:
-        if error.errno == NO_SPACE:
+    except Exception as error:
+        if any(sign in str(error) for sign in NO_SPACE):
             raise SpaceError(
                 "the disk is full", settings.home, "Free some space and type: invoke ct"
             ) from error
