@@ -54,6 +54,7 @@ def trained(tmp_path_factory):
     laptop = Laptop(tmp_path_factory.mktemp("ct"))
     shutil.copytree(ROOT / "docs", laptop.corpus)
     shutil.copy(ROOT / "ARCHITECTURE.md", laptop.corpus)
+    (laptop.corpus / "broken.pdf").write_bytes(b"%PDF-1.7 nonsense")
     done = laptop.ct()
     assert done.returncode == 0, done.stdout + done.stderr
     laptop.first = done.stdout
@@ -73,6 +74,7 @@ def test_the_summary_says_what_a_person_wants_to_know(trained):
         "it does not write prose",
         "CPU-s, peak",
         "production ",
+        "skipped     broken.pdf: ",
     ):
         assert part in trained.first
     assert "Traceback" not in trained.first
