@@ -17,7 +17,7 @@ from llm_twin.flow.graph import order
 from llm_twin.flow.key import combine, key_parts, reasons, unchanged
 from llm_twin.flow.process import Outcome, run_in_child
 from llm_twin.flow.states import State, cancelled, completed, crashed, failed
-from llm_twin.flow.store import StageRun, Store
+from llm_twin.flow.store import StageRun, Store, new_run_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,8 +73,9 @@ class Runner:
                 self.reporter.note(f"run {run_id} had died; it is marked Crashed")
             locks = [stack.enter_context(store.claim(s.name)) for s, _ in plan if s.single]
             names = [stage.name for stage, _ in plan]
-            run_id = store.start(" ".join(targets), given, names, _source())
+            run_id = new_run_id()
             alive = stack.enter_context(store.hold(run_id))
+            store.start(run_id, " ".join(targets), given, names, _source())
             for lock in locks:
                 lock.truncate(0)
                 lock.write(

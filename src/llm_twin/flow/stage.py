@@ -35,7 +35,8 @@ class Stage:
         facts: called with the parameters, returns further parts of the key by name (a remote
             revision, a digest); must be cheap.
         env: environment variables that are part of the key.
-        outputs: paths relative to the project root that must exist for the stage to count as done.
+        outputs: called without arguments, returns the paths that must exist for the stage to count
+            as done.
         cached: whether an unchanged key means that there is nothing to do.
         check: called with the parameters before anything is written; raises UserError.
         single: at most one run of this stage at a time on one store.

@@ -77,6 +77,11 @@ class Run:
     stages: list[StageRun] = field(default_factory=list)
 
 
+def new_run_id() -> str:
+    """Return an id that sorts by time: ``260131-142502-9f3c``."""
+    return f"{time.strftime('%y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
 class Store:
     """``runs.db`` in the state folder, and the log files beside it."""
 
@@ -131,9 +136,10 @@ class Store:
 
     # Writing
 
-    def start(self, flow: str, parameters: dict[str, Any], stages: list[str], source: str) -> str:
-        """Record a new run with its stages pending and return its id."""
-        run_id = f"{time.strftime('%y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    def start(
+        self, run_id: str, flow: str, parameters: dict[str, Any], stages: list[str], source: str
+    ) -> None:
+        """Record a new run, held already, with its stages pending."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO run VALUES (?, ?, ?, ?, '', '', ?, NULL, ?, ?)",
@@ -152,7 +158,6 @@ class Store:
                 " VALUES (?, ?, ?, ?, '', '')",
                 [(run_id, name, i, StateType.PENDING) for i, name in enumerate(stages)],
             )
-        return run_id
 
     def stage_started(self, run_id: str, stage: str) -> None:
         """Record that a stage began."""
@@ -209,7 +214,10 @@ class Store:
     # Life and death
 
     def hold(self, run_id: str) -> IO[str]:
-        """Lock the run's own file for as long as the returned handle stays open."""
+        """Lock the run's own file for as long as the returned handle stays open.
+
+        Hold a run before it is recorded: one that is recorded and not held counts as dead.
+        """
         folder = self.log_folder(run_id)
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "alive").open("w")
