@@ -75,6 +75,7 @@ def test_text_in_a_wrong_encoding(home, tmp_path):
     assert_refused(ct(home, "--corpus", str(tmp_path / "t")), home, "latin.txt", "iconv")
 
 
+@pytest.mark.torch
 def test_a_folder_with_nothing_but_a_broken_pdf(home, tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "broken.pdf").write_bytes(b"%PDF-1.7 nonsense")

@@ -54,6 +54,7 @@ def test_the_local_model_answers_and_is_labelled(
     assert "Written by local smoke model v1" in render(found)
 
 
+@pytest.mark.torch
 def test_a_twin_without_a_model_says_so(words_twin: Twin, tmp_path: Path) -> None:
     twin = replace(words_twin, model_path=tmp_path / "model")
 
