@@ -14,6 +14,7 @@ from zenml import get_step_context, pipeline, step
 
 from llm_twin.corpus import Chunk
 from llm_twin.ct import promotion, work, zen
+from llm_twin.errors import NotReadyError
 from llm_twin.model.dataset import Dataset
 from llm_twin.model.gate import gate as judge
 from llm_twin.settings import Settings
@@ -119,8 +120,11 @@ def evaluate(
     production = {}
     if served:
         say(f"the same for production {served.version}")
-        held = work.chunks_of(served, settings)
-        production = work.evaluate(served.model_path, held, items, settings, say)
+        try:
+            held = work.chunks_of(served, settings)
+            production = work.evaluate(served.model_path, held, items, settings, say)
+        except NotReadyError as error:
+            say(f"it cannot be compared, so the candidate is judged as a first model: {error}")
     return candidate, production, promotion.calibration(passages, items, settings, say)
 
 

@@ -90,15 +90,15 @@ def build_index(
 ) -> dict[str, Any]:  # fmt: skip
     """Make the index at ``path`` hold exactly these chunks, starting from the previous one.
 
-    Documents whose digest did not change keep their rows; the others are removed and added anew.
+    Documents whose chunks are all the same keep their rows; the others are removed and added anew,
+    be it that their text changed or the way it is cut.
     """
     embedder = cached_embedder(settings, progress)
     name = embedder.name if embedder else WORDS
     chunks = [Chunk.from_dict(row) for row in rows]
     index = _start_index(previous, path, version, name, settings)
-    held = index.documents()
-    wanted = {item.document_id: item.document_digest for item in chunks}
-    stale = [key for key, digest in held.items() if wanted.get(key) != digest]
+    held, wanted = _by_document(index.chunks()), _by_document(chunks)
+    stale = [key for key, own in held.items() if wanted.get(key) != own]
     for key in stale:
         index.delete_document(key)
     kept = held.keys() - set(stale)
@@ -114,6 +114,14 @@ def build_index(
         "removed_documents": len(held.keys() - wanted.keys()),
         "embedder": name,
     }
+
+
+def _by_document(chunks: Sequence[Chunk]) -> dict[str, dict[str, Chunk]]:
+    """Chunks by document and id; of two with one id the last counts, as in an index."""
+    found: dict[str, dict[str, Chunk]] = {}
+    for item in chunks:
+        found.setdefault(item.document_id, {})[item.id] = item
+    return found
 
 
 def _start_index(
@@ -183,8 +191,15 @@ def searching(
 
 
 def chunks_of(bundle: Bundle, settings: Settings) -> list[Chunk]:
-    """Every chunk that a promoted bundle's index holds."""
+    """Every chunk that a promoted bundle's index holds, in its own file or on the server.
+
+    Raises:
+        NotReadyError: its index is on a server that is no longer named, or that lost it.
+
+    """
     embedder = str(bundle.manifest["details"]["embedder"])
+    if bundle.index_path.exists():
+        settings = replace(settings, index_url="")
     index = open_index(settings, bundle.index_path, bundle.version, embedder, readonly=True)
     try:
         return index.chunks()

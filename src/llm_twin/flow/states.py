@@ -16,11 +16,6 @@ class StateType(StrEnum):
     CANCELLED = "Cancelled"
     CRASHED = "Crashed"
 
-    @property
-    def final(self) -> bool:
-        """Whether nothing can follow."""
-        return self not in (StateType.PENDING, StateType.RUNNING)
-
 
 @dataclass(frozen=True)
 class State:

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llm_twin.retrieval.embedders import CachedEmbedder, open_embedder
+    from llm_twin.retrieval.cache import CachedEmbedder
+    from llm_twin.retrieval.embedders import open_embedder
     from llm_twin.retrieval.opening import open_index
     from llm_twin.retrieval.ports import Embedder, Hit, Index
     from llm_twin.retrieval.search import Retriever

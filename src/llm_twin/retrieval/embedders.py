@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_twin.errors import ConfigError
-from llm_twin.retrieval.cache import CachedEmbedder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llm_twin.retrieval.ports import Embedder
     from llm_twin.settings import Settings
-
-__all__ = ["CachedEmbedder", "open_embedder"]
 
 
 def open_embedder(settings: Settings, progress: Callable[[str], object] = print) -> Embedder | None:

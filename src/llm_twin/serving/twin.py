@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class Twin:
         details = _details(bundle)
         name = str(details.get("embedder", WORDS))
         embedder = None if name in ("", WORDS) else open_embedder(settings, _quiet)
+        if bundle.index_path.exists():
+            settings = replace(settings, index_url="")
         index = open_index(settings, bundle.index_path, bundle.version, name, readonly=True)
         return cls(
             version=bundle.version,

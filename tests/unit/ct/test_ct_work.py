@@ -82,6 +82,17 @@ def test_the_index_is_brought_to_exactly_the_chunks(corpus, settings, tmp_path):
     assert b"ferry" not in second.read_bytes()
 
 
+def test_a_document_that_is_cut_differently_is_indexed_anew(corpus, settings, tmp_path):
+    _, chunks = prepared(corpus, settings)
+    first, second = tmp_path / "1.db", tmp_path / "2.db"
+    work.build_index(chunks, None, first, "v1", settings, str)
+    whole = [{**chunks[0], "text": chunks[0]["text"] + " and more"}, *chunks[1:]]
+    report = work.build_index(whole, first, second, "v2", settings, str)
+    assert report["kept_documents"] == 3
+    assert report["chunks"] == len(chunks)
+    assert b"and more" in second.read_bytes()
+
+
 def test_an_index_of_another_embedder_is_made_anew(corpus, settings, tmp_path, minilm):
     _, chunks = prepared(corpus, settings)
     work.build_index(chunks, None, tmp_path / "1.db", "v1", settings, str)
@@ -149,6 +160,21 @@ def test_the_same_steps_run_on_a_qdrant_server(corpus, settings, tmp_path, monke
     promotion.promote(settings, "v1", index, model, {"embedder": ""})
     found = answer("When does the ferry to the island leave?", open_production(settings))
     assert "seven" in found.text
+
+
+def test_a_bundle_with_its_own_file_answers_whatever_server_is_named(corpus, settings, tmp_path):
+    from llm_twin.serving.twin import open_production
+
+    _, rows = prepared(corpus, settings)
+    index, model = tmp_path / "index", tmp_path / "model"
+    index.mkdir()
+    model.mkdir()
+    work.build_index(rows, None, index / "index.db", "v1", settings, str)
+    promotion.promote(settings, "v1", index, model, {"embedder": ""})
+    moved = dataclasses.replace(settings, index_url="http://127.0.0.1:1")
+    bundle = promotion.served(moved)
+    assert len(work.chunks_of(bundle, moved)) == len(rows)
+    assert open_production(moved).index.count() == len(rows)
 
 
 def test_a_damaged_bundle_counts_as_none(settings, tmp_path):
