@@ -59,7 +59,7 @@ def _config(corpus: str, exclude: str, budget: str) -> Any:
     check=check,
     find_inputs=corpus_files,
     facts=corpus_revision,
-    outputs=production,
+    kept=production,
     env=["TWIN_CORPUS", "TWIN_EMBEDDER", "TWIN_EMBEDDER_URL", "TWIN_INDEX_URL"],
 )
 def ct(corpus: str = "", exclude: str = "", budget: str = "60s", seed: int = 0) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, get_type_hints
@@ -15,6 +16,10 @@ from llm_twin.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True)
+SWITCH |= dict.fromkeys(("0", "false", "no", "off"), False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,11 @@ class Settings:
         llm_key: its key; never printed.
         llm_timeout: seconds to wait for it.
         max_document_mb: a single document larger than this, in MiB, is refused.
+        cache: ``s3://bucket/prefix`` of a stage cache shared with others; empty: the folder only.
+        cache_secret: signs what goes into the stage cache and checks what comes out; never printed.
+        cache_signed: whether only signed entries count (1, true, yes, on; or 0, false, no, off).
+        cache_timeout: seconds a shared cache may take to answer before it is left alone.
+        cache_size: what the stage cache may hold here, in MiB.
 
     """
 
@@ -55,13 +65,18 @@ class Settings:
     llm_key: str = field(default="", repr=False)
     llm_timeout: float = 60.0
     max_document_mb: int = 20
+    cache: str = ""
+    cache_secret: str = field(default="", repr=False)
+    cache_signed: bool = False
+    cache_timeout: float = 2.0
+    cache_size: int = 2048
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:
         """Read ``TWIN_*`` variables; a relative home is taken from ``root`` (default: cwd).
 
         Raises:
-            ConfigError: a variable does not parse as its field's type.
+            ConfigError: a variable does not parse as its field's type, or cannot be used.
 
         """
         env = os.environ if env is None else env
@@ -75,6 +90,7 @@ class Settings:
                 continue
             values[item.name] = _parse(name, text, hints[item.name])
         settings = cls(**values)  # type: ignore[arg-type]
+        _check_cache(settings)
         home = (root / settings.home.expanduser()).absolute()
         embedder_home = settings.embedder_home
         return dataclasses.replace(
@@ -86,7 +102,29 @@ class Settings:
         )
 
 
+def _check_cache(settings: Settings) -> None:
+    scheme, _, place = settings.cache.rpartition("://")
+    if settings.cache and (scheme != "s3" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]+(/.*)?", place)):
+        raise ConfigError(
+            "TWIN_CACHE is no place for a cache",
+            repr(settings.cache),
+            "Set it like s3://bucket/prefix or unset it",
+        )
+    if settings.cache_signed and not settings.cache_secret:
+        raise ConfigError("TWIN_CACHE_SIGNED needs a secret", hint="Set TWIN_CACHE_SECRET too")
+    if not settings.cache_timeout > 0:
+        raise ConfigError(
+            "TWIN_CACHE_TIMEOUT is not above zero", settings.cache_timeout, "Unset it"
+        )
+
+
 def _parse(name: str, text: str, kind: object) -> object:
+    if kind is bool:
+        if text.lower() not in SWITCH:
+            raise ConfigError(
+                f"{name} is neither on nor off", repr(text), f"Set it like {name}=1 or unset it"
+            )
+        return SWITCH[text.lower()]
     if kind in (int, float):
         try:
             return float(text) if kind is float else int(text)

@@ -33,7 +33,40 @@ def test_a_value_that_is_no_number_says_which_variable():
 
 def test_keys_are_never_printed():
     env = {"TWIN_LLM_KEY": "hush1", "TWIN_EMBEDDER_KEY": "hush2", "TWIN_INDEX_KEY": "hush3"}
-    assert "hush" not in repr(Settings.load(env))
+    assert "hush" not in repr(Settings.load({**env, "TWIN_CACHE_SECRET": "hush4"}))
+
+
+@pytest.mark.parametrize("text", ["1", "true", "Yes", "ON"])
+def test_a_switch_can_be_turned_on_in_the_usual_ways(text):
+    env = {"TWIN_CACHE_SECRET": "s", "TWIN_CACHE_SIGNED": text}
+    assert Settings.load(env).cache_signed is True
+
+
+@pytest.mark.parametrize("text", ["0", "false", "No", "OFF", ""])
+def test_a_switch_can_be_turned_off_in_the_usual_ways(text):
+    assert Settings.load({"TWIN_CACHE_SIGNED": text}).cache_signed is False
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/", "s3://my.bucket-1/a/b", ""])
+def test_a_shared_cache_is_a_bucket_and_a_prefix(url):
+    assert Settings.load({"TWIN_CACHE": url}).cache == url
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"TWIN_CACHE": "gs://b/p"}, r"no place for a cache: 'gs://b/p'\. Set it like s3://bucket"),
+        ({"TWIN_CACHE": "/srv/cache"}, r"no place for a cache: '/srv/cache'"),
+        ({"TWIN_CACHE": "s3://"}, r"no place for a cache: 's3://'"),
+        ({"TWIN_CACHE_SIGNED": "maybe"}, r"TWIN_CACHE_SIGNED is neither on nor off: 'maybe'"),
+        ({"TWIN_CACHE_SIGNED": "1"}, r"TWIN_CACHE_SIGNED needs a secret\. Set TWIN_CACHE_SECRET"),
+        ({"TWIN_CACHE_TIMEOUT": "0"}, r"TWIN_CACHE_TIMEOUT is not above zero: 0\.0"),
+        ({"TWIN_CACHE_SIZE": "big"}, r"TWIN_CACHE_SIZE is not a number: 'big'"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_says_what_to_set(env, message):
+    with pytest.raises(ConfigError, match=message):
+        Settings.load(env)
 
 
 def test_every_setting_is_documented():

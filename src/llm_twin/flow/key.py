@@ -6,73 +6,124 @@ Parts are ``code:PATH``, ``parameter:NAME``, ``input:PATH``, ``env:NAME``, ``nee
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
+import glob
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_twin.flow.code import Code
+from llm_twin.flow.files import MISSING, Files, digest_text
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from llm_twin.flow.stage import Stage
 
-    DigestFile = Callable[[Path], str]
-
 Parts = dict[str, str]
 LOCKS = "requirements/*.txt"
-MISSING = "missing"
+LABELS = {"code": "code", "input": "input", "env": "environment variable"}
+KINDS = {"code": "code file", "input": "input file", "lock": "lock file", "needs": "upstream"}
 
 
-def digest_text(text: str) -> str:
-    """SHA-256 of a text, 32 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+class Keys:
+    """Computes keys below one root, remembering what it read."""
+
+    def __init__(
+        self, root: Path, files: Files | None = None, mask: Callable[[str], str] | None = None
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            root: the project root; code, inputs and outputs below it are named relative to it.
+            files: what is known of files already.
+            mask: takes secrets out of texts: parameters are kept with the key, in plain words.
+
+        """
+        self.root = root
+        self._mask = mask
+        self.files = files or Files()
+        self._code = Code(root, self.files)
+
+    def parts(
+        self, stage: Stage, arguments: Mapping[str, Any], upstream: Mapping[str, str] | None = None
+    ) -> Parts:
+        """Return the parts of a stage's key.
+
+        Args:
+            stage: the stage.
+            arguments: its parameters, defaults included.
+            upstream: for each needed stage, a digest of what it left.
+
+        """
+        defaults = {p.name: p.default for p in stage.parameters}
+        parts = {
+            f"parameter:{name}": self._shown(value, value == defaults.get(name))
+            for name, value in sorted(arguments.items())
+        }
+        for path in self._code.of(stage):
+            parts[f"code:{self._name(path)}"] = self.files.digest(path)
+        for path in self._inputs(stage, arguments):
+            parts[f"input:{self._name(path)}"] = self.files.digest(path)
+        for name in stage.env:
+            parts[f"env:{name}"] = digest_text(os.environ.get(name, ""))
+        for name in stage.needs:
+            parts[f"needs:{name}"] = (upstream or {}).get(name, MISSING)
+        for path in sorted(self.files.match(str(self.root), LOCKS)):
+            parts[f"lock:{self._name(path)}"] = self.files.digest(path)
+        parts["python"] = f"{sys.implementation.name} {sys.version.split()[0]}"
+        if stage.facts:
+            parts.update(stage.facts(**arguments))
+        return parts
+
+    def outputs(self, stage: Stage) -> dict[str, str]:
+        """Digest of each file that the stage's outputs match now, by path relative to root."""
+        found = self.output_files(stage)
+        return {self._name(path): self.files.output_digest(path) for path in found}
+
+    def output_files(self, stage: Stage) -> list[str]:
+        """The files that the stage's outputs match now, those inside folders included."""
+        found: set[str] = set()
+        for pattern in stage.outputs:
+            for name in glob.glob(pattern, root_dir=self.root, recursive=True, include_hidden=True):
+                found.update(_files_in(f"{self.root}/{name}".rstrip("/")))
+        return sorted(found)
+
+    def unmatched(self, stage: Stage) -> list[str]:
+        """The declared outputs that match nothing."""
+        return [
+            pattern
+            for pattern in stage.outputs
+            if not glob.glob(pattern, root_dir=self.root, recursive=True, include_hidden=True)
+        ]
+
+    def _inputs(self, stage: Stage, arguments: Mapping[str, Any]) -> list[str]:
+        found = {
+            path
+            for pattern in stage.inputs
+            for path in self.files.match(str(self.root), pattern)
+            if os.path.isfile(path)
+        }
+        if stage.find_inputs:
+            found.update(str(path) for path in stage.find_inputs(**arguments))
+        return sorted(found)
+
+    def _shown(self, value: Any, default: bool) -> str:
+        text = _plain(value)
+        harmless = default or isinstance(value, int | float)
+        if harmless or self._mask is None or self._mask(text) == text:
+            return text
+        return f"{self._mask(text)} {digest_text(text)[:8]}"
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self.root}/")
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, 32 hex digits; ``missing`` when it is not there."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError:
-        return MISSING
-
-
-def key_parts(
-    stage: Stage,
-    arguments: Mapping[str, Any],
-    root: Path,
-    upstream: Mapping[str, str] | None = None,
-    digest: DigestFile = digest_file,
-) -> Parts:
-    """Return the parts of a stage's key for these arguments.
-
-    Args:
-        stage: the stage.
-        arguments: its parameters, defaults included.
-        root: the project root; code and inputs below it are named relative to it.
-        upstream: for each needed stage, the digest of its key.
-        digest: how files are digested (a store can remember unchanged ones).
-
-    """
-    parts = {f"parameter:{name}": _plain(value) for name, value in sorted(arguments.items())}
-    for path in code_files(stage, root):
-        parts[f"code:{_name(path, root)}"] = digest(path)
-    for path in _inputs(stage, arguments, root):
-        parts[f"input:{_name(path, root)}"] = digest(path)
-    for name in stage.env:
-        parts[f"env:{name}"] = digest_text(os.environ.get(name, ""))
-    for name in stage.needs:
-        parts[f"needs:{name}"] = (upstream or {}).get(name, MISSING)
-    for path in sorted(root.glob(LOCKS)):
-        parts[f"lock:{_name(path, root)}"] = digest(path)
-    parts["python"] = f"{sys.implementation.name} {sys.version.split()[0]}"
-    if stage.facts:
-        parts.update(stage.facts(**arguments))
-    return parts
+def _files_in(path: str) -> list[str]:
+    if not os.path.isdir(path) or os.path.islink(path):
+        return [path]
+    return [f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names]
 
 
 def combine(parts: Parts) -> str:
@@ -93,22 +144,21 @@ def reasons(before: Parts | None, now: Parts) -> list[str]:
 
 def unchanged(parts: Parts) -> str:
     """Say what was compared, by kind: ``41 code files, 12 input files, 4 parameters``."""
-    kinds = {"code": "code file", "input": "input file", "lock": "lock file", "needs": "upstream"}
     counts: dict[str, int] = {}
     for name in parts:
         kind = name.partition(":")[0]
-        if kind == "python":
-            continue
-        label = {"env": "environment variable", **kinds}.get(kind, kind)
-        counts[label] = counts.get(label, 0) + 1
-    listed = [f"{n} {label}{'s' if n > 1 else ''}" for label, n in counts.items() if n]
+        if kind != "python":
+            label = {**LABELS, **KINDS}.get(kind, kind)
+            counts[label] = counts.get(label, 0) + 1
+    listed = [f"{n} {label}{'s' if n > 1 else ''}" for label, n in counts.items()]
     return f"{', '.join(listed)} and Python itself are the same"
 
 
 def _reason(name: str, before: str | None, now: str | None) -> str:
     kind, _, item = name.partition(":")
-    label = {"code": "code", "input": "input", "env": "environment variable"}.get(kind, kind)
-    subject = f"{label} {item}".strip()
+    subject = f"{LABELS.get(kind, kind)} {item}".strip()
+    if kind == "needs":
+        return f"what {item} left changed"
     if before is None:
         return f"{subject} is new"
     if now is None or now == MISSING:
@@ -118,80 +168,3 @@ def _reason(name: str, before: str | None, now: str | None) -> str:
 
 def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _inputs(stage: Stage, arguments: Mapping[str, Any], root: Path) -> list[Path]:
-    found = {path for pattern in stage.inputs for path in root.glob(pattern) if path.is_file()}
-    if stage.find_inputs:
-        found.update(stage.find_inputs(**arguments))
-    return sorted(found)
-
-
-def code_files(stage: Stage, root: Path) -> list[Path]:
-    """The stage's own module and, transitively, the modules below root that it imports.
-
-    Imports are read from the source, those inside functions included, so nothing is executed.
-    """
-    start = inspect.getsourcefile(inspect.unwrap(stage.function))
-    if start is None or not Path(start).is_relative_to(root):
-        return []
-    seen: set[Path] = set()
-    resolved: set[str] = set()
-    waiting = [Path(start)]
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        names = set(_imported_names(path, root)) - resolved
-        resolved |= names
-        waiting.extend(file for name in names for file in _module_files(name, root))
-    return sorted(seen)
-
-
-def _imported_names(path: Path, root: Path) -> Iterator[str]:
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError):
-        return
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, path, root)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every statement at any depth; an import is never inside an expression."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for block in ("body", "orelse", "finalbody", "handlers", "cases"):
-            inner = getattr(node, block, None)
-            if isinstance(inner, list):
-                waiting.extend(inner)
-
-
-def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
-    if not node.level:
-        return node.module or ""
-    folder = path.parents[node.level - 1]
-    base = folder.relative_to(root / "src" if folder.is_relative_to(root / "src") else root)
-    return ".".join([*base.parts, *([node.module] if node.module else [])])
-
-
-def _module_files(name: str, root: Path) -> Iterator[Path]:
-    parts = [part for part in name.split(".") if part]
-    for base in (root / "src", root):
-        for depth in range(1, len(parts) + 1):
-            stem = base.joinpath(*parts[:depth])
-            for path in (stem / "__init__.py", stem.with_suffix(".py")):
-                if path.is_file():
-                    yield path

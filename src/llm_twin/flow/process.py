@@ -1,11 +1,13 @@
-"""Run a function in a child process of its own group, its output in a log file and on the terminal.
+"""Run functions in child processes, each with a group of its own and its output in a log file.
 
-A fork costs milliseconds where a new interpreter costs tenths of a second, and what the child
-imports, leaks or crashes on stays with the child.
+A fork costs milliseconds where a new interpreter costs tenths of a second, and what a child
+imports, leaks or crashes on stays with it. Nothing here starts a thread in the parent, so that
+forking stays safe.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -16,9 +18,10 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from llm_twin.errors import TwinError
+from llm_twin.flow.tree import COOKIE, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +30,45 @@ if TYPE_CHECKING:
 
     Sink = Callable[[str], None]
 
+    class Stream(Protocol):
+        """What output passes through on its way to the log, to have its secrets masked."""
+
+        def feed(self, data: bytes) -> bytes: ...
+        def idle(self) -> bytes: ...
+        def close(self) -> bytes: ...
+
+
+HERE = os.path.dirname(__file__)
 GRACE_SECONDS = 5.0
+IDLE_SECONDS = 0.2
+# More than any pipe holds; something left behind may write for ever.
+MOST_READS = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a child does.
+
+    Attributes:
+        name: of the stage; also the name of the child among others.
+        cookie: tells its descendants from other processes, in their environment.
+        function: called in the child; must return plain JSON types.
+        wants_retry: whether an error that it raised is worth another attempt.
+        log: file that everything printed is appended to.
+        sink: receives each piece of output as text.
+        stream: masks the output on its way.
+        timeout: seconds until its process tree is ended.
+
+    """
+
+    name: str
+    cookie: str
+    function: Callable[[], Any]
+    wants_retry: Callable[[BaseException], bool]
+    log: Path
+    sink: Sink
+    stream: Stream
+    timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +80,9 @@ class Outcome:
         result: what the function returned.
         error: one line about what went wrong, or "".
         signal: name of the signal that killed it, or "".
+        crashed: whether it was killed, or ended without an answer.
+        retry: whether the error is worth another attempt.
+        stopped: why we ended it: ``timeout``, ``cancelled`` or "".
         cpu: CPU seconds of the child and the children it waited for.
         peak_mb: its largest resident memory, in MiB.
 
@@ -48,153 +92,296 @@ class Outcome:
     result: Any
     error: str
     signal: str
+    crashed: bool
+    retry: bool
+    stopped: str
     cpu: float
     peak_mb: float
 
 
-def run_in_child(
-    work: Callable[[], Any], log: Path, sink: Sink, private: Sequence[IO[str]] = ()
-) -> Outcome:
-    """Fork, run the work, and pass its output on line by line until it ends.
+class _Child:
+    """One running child as its parent sees it."""
 
-    Args:
-        work: called in the child; must return plain JSON types.
-        log: file that receives everything the child prints.
-        sink: receives each piece of output, for the terminal.
-        private: open files the child must not share: locks that end with this process.
+    def __init__(
+        self, work: Work, tree: Tree, log: IO[bytes], output: int, answer: int, alive: int
+    ) -> None:
+        self.work = work
+        self.tree = tree
+        self.pid = tree.group
+        self.log = log
+        self.output = output
+        self.answer = answer
+        self.alive = alive
+        self.exit_fd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.received = bytearray()
+        self.deadline = time.monotonic() + work.timeout if work.timeout else None
+        self.heard = time.monotonic()
+        self.held_back = False
+        self.muted = False
+        self.stopped = ""
+        self.kill_at = 0.0
 
-    Raises:
-        KeyboardInterrupt: passed on after the child's whole group was ended.
+    @property
+    def fds(self) -> list[int]:
+        mine = [self.output, self.answer, self.alive, self.exit_fd, self.log.fileno()]
+        return [fd for fd in mine if fd >= 0]
 
-    """
-    output_read, output_write = os.pipe()
-    answer_read, answer_write = os.pipe()
-    alive_read, alive_write = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        for fd in (output_read, answer_read, alive_write):
+    def show(self, data: bytes, last: bool = False) -> None:
+        if self.muted:
+            return
+        if data:
+            self.log.write(data)
+        if text := self.decode(data, last):
+            self.work.sink(text)
+
+
+class Children:
+    """The children of one run. Call ``wait`` again and again: it moves everything on."""
+
+    def __init__(self, private: Sequence[IO[str]] = ()) -> None:
+        """Start with none.
+
+        Args:
+            private: open files that no child may share: locks that end with this process.
+
+        """
+        self._private = private
+        self._children: dict[str, _Child] = {}
+        self._selector = selectors.DefaultSelector()
+        self._stragglers: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def start(self, work: Work) -> None:
+        """Fork a child that does the work."""
+        log = work.log.open("ab", buffering=0)
+        output_read, output_write = os.pipe()
+        answer_read, answer_write = os.pipe()
+        alive_read, alive_write = os.pipe()
+        pipe = os.fstat(alive_read)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            others = [fd for child in self._children.values() for fd in child.fds]
+            for fd in (output_read, answer_read, alive_write, self._selector_fd(), *others):
+                os.close(fd)
+            for handle in self._private:
+                handle.close()
+            _child(work, output_write, answer_write, alive_read)
+        for fd in (output_write, answer_write, alive_read):
             os.close(fd)
-        for handle in private:
-            handle.close()
-        _child(work, output_write, answer_write, alive_read)
-    for fd in (output_write, answer_write, alive_read):
-        os.close(fd)
-    with contextlib.suppress(OSError):
-        os.setpgid(pid, pid)
-    try:
-        answer, status, usage = _follow(pid, output_read, answer_read, log, sink)
-    finally:
-        for fd in (output_read, answer_read, alive_write):
-            os.close(fd)
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return _outcome(status, answer, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        tree = Tree(pid, work.cookie, alive_read, pipe)
+        child = _Child(work, tree, log, output_read, answer_read, alive_write)
+        self._children[work.name] = child
+        for fd in (output_read, answer_read):
+            os.set_blocking(fd, False)
+        for fd in (output_read, answer_read, child.exit_fd):
+            if fd >= 0:
+                self._selector.register(fd, selectors.EVENT_READ, child)
+
+    def _selector_fd(self) -> int:
+        return self._selector.fileno()
+
+    def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
+        """Pass output on for up to some seconds; return as soon as children have ended."""
+        until = time.monotonic() + seconds
+        while True:
+            patience = max(0.0, min(until - time.monotonic(), 0.1 if self._children else seconds))
+            exited = set()
+            for key, _ in self._selector.select(patience):
+                child: _Child = key.data
+                if key.fd == child.exit_fd:
+                    exited.add(child.work.name)
+                else:
+                    self._read(child, key.fd)
+            now = time.monotonic()
+            self._end_stragglers(now)
+            ended = []
+            for name, child in list(self._children.items()):
+                self._watch(child, now)
+                if (name in exited or child.exit_fd < 0) and (outcome := self._collect(child)):
+                    ended.append((name, outcome))
+            if ended or now >= until:
+                return ended
+
+    def stop(self, name: str, why: str, at_once: bool = False) -> None:
+        """Ask a child's whole tree to stop; what is left after a grace is killed."""
+        child = self._children[name]
+        child.stopped = child.stopped or why
+        if at_once:
+            child.tree.kill()
+        elif not child.kill_at:
+            child.kill_at = time.monotonic() + GRACE_SECONDS
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGINT)
+
+    def names(self) -> list[str]:
+        """Names of the stages that are running."""
+        return list(self._children)
+
+    def close(self) -> None:
+        """End what is left, unheard: log and sink may be why; and give everything back."""
+        for name, child in self._children.items():
+            child.muted = True
+            self.stop(name, "cancelled", at_once=True)
+        while self._children:
+            self.wait(0.1)
+        until = time.monotonic() + 1.0
+        self._end_stragglers(time.monotonic())
+        while self._stragglers and time.monotonic() < until:
+            time.sleep(0.002)
+            self._end_stragglers(time.monotonic())
+        self._end_stragglers(float("inf"))
+        self._selector.close()
+
+    def _read(self, child: _Child, fd: int) -> bool:
+        """Take what a pipe holds; whether there was anything."""
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        if not data:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(fd)
+            return False
+        if fd == child.answer:
+            child.received += data
+        else:
+            child.heard = time.monotonic()
+            child.held_back = True
+            child.show(child.work.stream.feed(data))
+        return True
+
+    def _watch(self, child: _Child, now: float) -> None:
+        if child.held_back and now - child.heard > IDLE_SECONDS:
+            child.held_back = False
+            child.show(child.work.stream.idle())
+        if child.deadline and now > child.deadline and not child.stopped:
+            self.stop(child.work.name, "timeout")
+        if child.kill_at and now > child.kill_at:
+            child.kill_at = now + 0.5
+            child.tree.kill()
+
+    def _collect(self, child: _Child) -> Outcome | None:
+        """Take an ended child's last words and remove it."""
+        if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        while self._read(child, child.answer):
+            pass
+        for _ in range(MOST_READS):
+            if not self._read(child, child.output):
+                break
+        # Not reaped yet, so the group's number still belongs to it.
+        if child.stopped:
+            child.tree.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGTERM)
+            self._stragglers[child.pid] = time.monotonic() + 1.0
+        _, status, usage = os.wait4(child.pid, 0)
+        child.show(child.work.stream.close(), last=True)
+        for fd in (child.output, child.answer, child.exit_fd):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(fd)
+        child.log.close()
+        for fd in (child.output, child.answer, child.alive, child.exit_fd):
+            if fd >= 0:
+                os.close(fd)
+        del self._children[child.work.name]
+        scale = 2**20 if sys.platform == "darwin" else 2**10
+        return _outcome(child, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
+
+    def _end_stragglers(self, now: float) -> None:
+        """What a stage left running in its own group was asked to stop; insist."""
+        for group, deadline in list(self._stragglers.items()):
+            try:
+                os.killpg(group, signal.SIGKILL if now > deadline else 0)
+            except (ProcessLookupError, PermissionError):
+                del self._stragglers[group]
 
 
-def _child(work: Callable[[], Any], output: int, answer: int, alive: int) -> NoReturn:
+def _child(work: Work, output: int, answer: int, alive: int) -> NoReturn:
     """Do the work and leave without returning into the parent's code."""
     code = 1
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ[COOKIE] = work.cookie
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.close(output)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-        threading.Thread(target=_die_with_parent, args=(alive,), daemon=True).start()
-        code, message = _work(work)
-        os.write(answer, json.dumps(message, default=str).encode())
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for fd in (1, 2):
+            stream = open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+            setattr(sys, "stdout" if fd == 1 else "stderr", stream)
+        tree = Tree(os.getpid(), work.cookie, alive, os.fstat(alive))
+        threading.Thread(target=_die_with_parent, args=(tree,), daemon=True).start()
+        code, text = _work(work)
+        while text:
+            text = text[os.write(answer, text) :]
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # the stage may close them
+            sys.stdout.flush()
+            sys.stderr.flush()
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _work(work: Callable[[], Any]) -> tuple[int, dict[str, Any]]:
+def _work(work: Work) -> tuple[int, bytes]:
+    """Exit code and answer."""
     try:
-        return 0, {"result": work()}
-    except TwinError as error:
-        return error.exit_code, {"error": str(error)}
+        return 0, json.dumps({"result": work.function()}, default=str).encode()
     except KeyboardInterrupt:
-        return 130, {"error": "interrupted"}
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        return code, {"error": f"exit code {code}" if code else "", "result": None}
+        return 130, b'{"error": "interrupted"}'
     except BaseException as error:
-        traceback.print_exc()
-        return 1, {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
+        code, said = _blame(error)
+        return code, json.dumps({"error": said, "retry": work.wants_retry(error)}).encode()
 
 
-def _die_with_parent(alive: int) -> None:
+def _blame(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, TwinError):
+        return error.exit_code, str(error)
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, str):
+            _tell(error.code)
+        code = error.code % 256 if isinstance(error.code, int) else 1
+        return code or 1, f"exit code {code or 1}"
+    frames = error.__traceback__
+    while frames and frames.tb_next and frames.tb_frame.f_code.co_filename.startswith(HERE):
+        frames = frames.tb_next
+    _tell("".join(traceback.format_exception(type(error), error, frames)).rstrip())
+    return 1, f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the stage may have closed it
+        print(text, file=sys.stderr)
+
+
+def _die_with_parent(tree: Tree) -> None:
     """Wait for the parent's end of the pipe to close; a killed parent leaves no orphans."""
-    os.read(alive, 1)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
+    os.read(tree.fd, 1)
+    tree.kill()
 
 
-def _follow(pid: int, output: int, answer: int, log: Path, sink: Sink) -> tuple[bytes, int, Any]:
-    """Pass output on until the child has ended; end its group when we are told to stop."""
-    received = b""
-    status, usage = None, None
-    with selectors.DefaultSelector() as selector, log.open("ab") as file:
-        selector.register(output, selectors.EVENT_READ)
-        selector.register(answer, selectors.EVENT_READ)
-        while selector.get_map():
-            try:
-                events = selector.select(timeout=0.1)
-            except KeyboardInterrupt:
-                _end_group(pid)
-                raise
-            for key, _ in events:
-                data = os.read(key.fd, 65536)
-                if not data:
-                    selector.unregister(key.fd)
-                elif key.fd == answer:
-                    received += data
-                else:
-                    file.write(data)
-                    file.flush()
-                    sink(data.decode("utf-8", "replace"))
-            if status is None:
-                ended, status_now, usage_now = os.wait4(pid, os.WNOHANG)
-                if ended:
-                    status, usage = status_now, usage_now
-            elif not events:
-                break  # a grandchild may hold the pipe open for ever
-    if status is None:
-        _, status, usage = os.wait4(pid, 0)
-    return received, status, usage
-
-
-def _end_group(pid: int) -> None:
-    """Ask the child's group to stop, then insist."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, number)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    time.sleep(0.05)
-                    continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            return
-
-
-def _outcome(status: int, answer: bytes, cpu: float, peak_mb: float) -> Outcome:
+def _outcome(child: _Child, status: int, cpu: float, peak_mb: float) -> Outcome:
     code = os.waitstatus_to_exitcode(status)
+    message: dict[str, Any] = {}
+    name, error = "", f"ended with exit code {code} and no answer"
     if code < 0:
-        name = signal.Signals(-code).name
-        return Outcome(128 - code, None, f"killed by {name}", name, cpu, peak_mb)
-    try:
-        message = json.loads(answer)
-    except ValueError:
-        message = {"error": f"ended with exit code {code} and no answer"}
-        code = code or 1
-    error = "" if code == 0 else message.get("error", "")
-    return Outcome(code, message.get("result"), error, "", cpu, peak_mb)
+        name = next((item.name for item in signal.Signals if item == -code), f"signal {-code}")
+        error, code = f"killed by {name}", 128 - code
+    else:
+        with contextlib.suppress(ValueError):
+            message = json.loads(child.received)
+            error = message.get("error", "")
+    crashed, retry = not message, bool(message.get("retry"))
+    result, exit_code = message.get("result"), code or int(crashed)
+    return Outcome(exit_code, result, error, name, crashed, retry, child.stopped, cpu, peak_mb)

@@ -1,54 +1,91 @@
-"""Run a flow: its stages in dependency order, each recorded, the unchanged ones left alone."""
+"""Run a flow, or go on with one: bad input is refused before anything is written."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import json as jsonlib
 import os
-import signal
 import sqlite3
-import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.errors import SpaceError
+from llm_twin.errors import FlowError, NotReadyError, SpaceError
+from llm_twin.flow.execution import Execution, RunResult
 from llm_twin.flow.graph import order
-from llm_twin.flow.key import combine, key_parts, reasons, unchanged
-from llm_twin.flow.process import Outcome, run_in_child
-from llm_twin.flow.states import State, cancelled, completed, crashed, failed
-from llm_twin.flow.store import StageRun, Store, new_run_id
+from llm_twin.flow.locks import claim
+from llm_twin.flow.records import new_run_id
+from llm_twin.flow.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import IO
 
+    from llm_twin.flow.cache import Cache
+    from llm_twin.flow.execution import Planned
+    from llm_twin.flow.mask import Masker
     from llm_twin.flow.report import Reporter
-    from llm_twin.flow.stage import Registry, Stage
+    from llm_twin.flow.stage import Registry
 
+__all__ = ["RunResult", "Runner"]
 
-@dataclass(frozen=True)
-class RunResult:
-    """What became of a run: its id, final state, exit code and stage runs in order."""
-
-    id: str
-    state: State
-    exit_code: int
-    stages: list[StageRun]
+MASKED = "***"
 
 
 class Runner:
     """Runs flows of one registry on one store."""
 
-    def __init__(self, registry: Registry, root: Path, home: Path, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        root: Path,
+        home: Path,
+        reporter: Reporter,
+        cache: Callable[[], Cache] | None = None,
+        jobs: int = 0,
+    ) -> None:
+        """Prepare; nothing is read or written yet.
+
+        Args:
+            registry: the stages there are.
+            root: the project root; keys and outputs are relative to it.
+            home: the state folder.
+            reporter: told about everything.
+            cache: opens where outputs are archived; default: a folder in the state folder.
+            jobs: how many stages at once; 0: one for each core.
+
+        """
         self.registry = registry
         self.root = root
         self.home = home
         self.reporter = reporter
+        self._open_cache = cache
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+
+    @functools.cached_property
+    def cache(self) -> Cache:
+        """Where outputs are archived."""
+        if self._open_cache:
+            return self._open_cache()
+        from llm_twin.flow.cache import Cache
+
+        return Cache(self.home)
+
+    @functools.cached_property
+    def masker(self) -> Masker:
+        """Masks the secrets that this process knows of."""
+        from llm_twin.flow.mask import Masker, declared_secrets
+
+        return Masker(declared_secrets(os.environ))
 
     def run(
-        self, *targets: str, parameters: dict[str, Any] | None = None, force: bool = False
+        self,
+        *targets: str,
+        parameters: dict[str, Any] | None = None,
+        force: bool = False,
+        run_id: str = "",
     ) -> RunResult:
         """Run the targets and what they need.
 
@@ -56,154 +93,105 @@ class Runner:
             targets: stage names.
             parameters: values for the stages' parameters, by name.
             force: do the work even where nothing changed.
+            run_id: chosen by the caller, who wants this run at most once.
 
         Raises:
             UserError: bad input, found before anything was written.
 
         """
         given = parameters or {}
-        plan = [(stage, stage.arguments(given)) for stage in order(self.registry, *targets)]
+        plan = self.planned(targets, given)
         for stage, arguments in plan:
             if stage.check:
                 stage.check(**arguments)
+        with self._open(plan) as (store, stack):
+            run_id = run_id or new_run_id()
+            private = self._claim(store, stack, plan, run_id)
+            if store.recorded(run_id):
+                raise FlowError(
+                    "a run with this id exists",
+                    run_id,
+                    f"Go on with it: invoke runs.resume {run_id}",
+                )
+            options = {"targets": list(targets), "force": force}
+            names = [stage.name for stage, _ in plan]
+            store.start(
+                run_id,
+                " ".join(targets),
+                self.masker.value(given) if given else {},
+                names,
+                _source(),
+                options,
+            )
+            return Execution(self, store, run_id, force, private).run(plan)
+
+    def resume(self, run_id: str) -> RunResult:
+        """Go on with a run that did not complete: what completed is not done again.
+
+        Raises:
+            NotReadyError: there is no such run, or it completed.
+            BusyError: it is going on in another process.
+            FlowError: its flow has other stages now.
+
+        """
+        with self._open([]) as (store, stack):
+            run = store.get(run_id)
+            if MASKED in jsonlib.dumps(run.parameters):
+                raise FlowError(
+                    "its parameters held a secret, which is not kept",
+                    run.id,
+                    f"Start anew: invoke {run.flow}",
+                )
+            plan = self.planned(run.options.get("targets", run.flow.split()), run.parameters)
+            if [stage.name for stage, _ in plan] != [item.stage for item in run.stages]:
+                raise FlowError(
+                    "the flow has other stages now", run.flow, f"Start anew: invoke {run.flow}"
+                )
+            private = self._claim(store, stack, plan, run.id)
+            run = store.get(run.id)
+            if run.state.good:
+                raise NotReadyError("this run completed", run.id, f"Start anew: invoke {run.flow}")
+            store.restart(run.id)
+            execution = Execution(self, store, run.id, bool(run.options.get("force")), private)
+            execution.take_over(run.stages)
+            return execution.run(plan)
+
+    def planned(self, targets: Sequence[str], given: dict[str, Any]) -> Planned:
+        """The stages in order, each with its arguments.
+
+        Raises:
+            FlowError: an unknown stage, a circle, a parameter that no stage takes.
+
+        """
+        stages = order(self.registry, *targets)
+        known = {parameter.name for stage in stages for parameter in stage.parameters}
+        for name in given:
+            if name not in known:
+                raise FlowError(
+                    f"no stage of this flow takes a parameter {name}",
+                    hint=f"Parameters are: {', '.join(sorted(known)) or 'none'}",
+                )
+        return [(stage, stage.arguments(given)) for stage in stages]
+
+    @contextlib.contextmanager
+    def _open(self, plan: Planned) -> Iterator[tuple[Store, contextlib.ExitStack]]:
         with contextlib.ExitStack() as stack, _no_space_said(self.home):
             store = Store(self.home)
             stack.callback(store.close)
             for run_id in store.reap():
-                self.reporter.note(f"run {run_id} had died; it is marked Crashed")
-            locks = [stack.enter_context(store.claim(s.name)) for s, _ in plan if s.single]
-            names = [stage.name for stage, _ in plan]
-            run_id = new_run_id()
-            alive = stack.enter_context(store.hold(run_id))
-            store.start(run_id, " ".join(targets), given, names, _source())
-            for lock in locks:
-                lock.truncate(0)
-                lock.write(
-                    f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}, run {run_id}"
+                self.reporter.note(
+                    f"run {run_id} had died; go on with it: invoke runs.resume {run_id}"
                 )
-                lock.flush()
-            with _terminate_as_interrupt():
-                return _Execution(self, store, run_id, force, [alive, *locks]).run(plan)
+            yield store, stack
 
-
-class _Execution:
-    """The state of one run in progress."""
-
-    def __init__(
-        self, runner: Runner, store: Store, run_id: str, force: bool, private: Sequence[IO[str]]
-    ) -> None:
-        self.root = runner.root
-        self.reporter = runner.reporter
-        self.store = store
-        self.run_id = run_id
-        self.force = force
-        self.private = private
-        self.done: dict[str, StageRun] = {}
-        self.exit_code = 0
-
-    def run(self, plan: Sequence[tuple[Stage, dict[str, Any]]]) -> RunResult:
-        self.reporter.run_started(self.run_id, [stage.name for stage, _ in plan])
-        interrupted = False
-        for stage, arguments in plan:
-            try:
-                blocked = [need for need in stage.needs if not self.done[need].state.good]
-                if interrupted or blocked:
-                    why = "the run was stopped" if interrupted else f"{blocked[0]} did not complete"
-                    self._record(StageRun(stage.name, cancelled(why, "Skipped")))
-                else:
-                    self._stage(stage, arguments)
-            except KeyboardInterrupt:
-                interrupted = True
-                self._record(StageRun(stage.name, cancelled("stopped by a signal")))
-        state = self._final(interrupted)
-        self.store.ended(self.run_id, state)
-        result = RunResult(self.run_id, state, self.exit_code, list(self.done.values()))
-        self.reporter.run_ended(result)
-        return result
-
-    def _stage(self, stage: Stage, arguments: dict[str, Any]) -> None:
-        upstream = {need: combine(self.done[need].parts or {}) for need in stage.needs}
-        parts = key_parts(stage, arguments, self.root, upstream, self.store.digest)
-        moved, previous = self._moved(stage, parts)
-        if previous and not moved and not self.force:
-            run_id, before = previous
-            message = f"nothing changed since run {run_id}: {unchanged(parts)}"
-            self._record(
-                StageRun(
-                    stage.name, completed(message, "Cached"), parts=parts, result=before.result
-                )
-            )
-            return
-        why = moved or ["it was asked to, although nothing changed"]
-        self.reporter.stage_started(stage.name, why if stage.cached else [])
-        self.store.stage_started(self.run_id, stage.name)
-        started = time.time()
-        outcome = run_in_child(
-            lambda: _call(stage, arguments, self.run_id),
-            self.store.log_path(self.run_id, stage.name),
-            lambda text: self.reporter.output(stage.name, text),
-            self.private,
-        )
-        self.exit_code = self.exit_code or outcome.exit_code
-        self._record(
-            StageRun(
-                stage.name,
-                _state(outcome),
-                started,
-                time.time(),
-                round(outcome.cpu, 3),
-                round(outcome.peak_mb, 1),
-                parts,
-                outcome.result,
-            )
-        )
-
-    def _moved(
-        self, stage: Stage, parts: dict[str, str]
-    ) -> tuple[list[str], tuple[str, StageRun] | None]:
-        """What speaks for running, and the last completed run to compare with."""
-        previous = self.store.last_completed(stage.name) if stage.cached else None
-        if not stage.cached:
-            return ["it always runs"], None
-        if previous is None:
-            return reasons(None, parts), None
-        moved = reasons(previous[1].parts, parts)
-        missing = [path for path in (stage.outputs() if stage.outputs else []) if not path.exists()]
-        return [*moved, *(f"its output {path} is gone" for path in missing)], previous
-
-    def _record(self, done: StageRun) -> None:
-        self.done[done.stage] = done
-        self.store.stage_ended(self.run_id, done)
-        self.reporter.stage_ended(done)
-
-    def _final(self, interrupted: bool) -> State:
-        if interrupted:
-            self.exit_code = 130
-            return cancelled("stopped by a signal")
-        bad = [done for done in self.done.values() if not done.state.good]
-        if not bad:
-            cached = all(done.state.name == "Cached" for done in self.done.values())
-            last = next(reversed(self.done.values()), None)
-            return completed(last.state.message if last else "", "Cached" if cached else "")
-        first = bad[0]
-        self.exit_code = self.exit_code or 1
-        return State(first.state.type, first.state.name, f"{first.stage}: {first.state.message}")
-
-
-def _call(stage: Stage, arguments: dict[str, Any], run_id: str) -> Any:
-    """Do the work, in the child; it can learn the run's id from the environment."""
-    os.environ["TWIN_RUN_ID"] = run_id
-    return stage.function(**arguments)
-
-
-def _state(outcome: Outcome) -> State:
-    if outcome.signal:
-        hint = " (out of memory?)" if outcome.signal == "SIGKILL" else ""
-        return crashed(outcome.error + hint)
-    if outcome.exit_code:
-        return failed(outcome.error or f"exit code {outcome.exit_code}")
-    said = outcome.result.get("message", "") if isinstance(outcome.result, dict) else ""
-    return completed(str(said))
+    def _claim(
+        self, store: Store, stack: contextlib.ExitStack, plan: Planned, run_id: str
+    ) -> list[IO[str]]:
+        """Hold the run, and the stages that may run only once at a time."""
+        by = f"process {os.getpid()}, since {time.strftime('%H:%M:%S')}, run {run_id}"
+        names = [stage.name for stage, _ in plan if stage.single]
+        locks = [stack.enter_context(claim(store.home / "locks", name, by)) for name in names]
+        return [stack.enter_context(store.hold(run_id)), *locks]
 
 
 def _source() -> str:
@@ -223,20 +211,3 @@ def _no_space_said(home: Path) -> Iterator[None]:
             home,
             "Free space, or type: export TWIN_HOME=/another/folder",
         ) from None
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: children ended, history written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.errors import FlowError
+from llm_twin.flow.policy import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     Check = Callable[..., None]
     Inputs = Callable[..., list[Path]]
     Facts = Callable[..., dict[str, str]]
+
+ONCE = Retry(1)
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,15 @@ class Stage:
         facts: called with the parameters, returns further parts of the key by name (a remote
             revision, a digest); must be cheap.
         env: environment variables that are part of the key.
-        outputs: called without arguments, returns the paths that must exist for the stage to count
-            as done.
+        outputs: globs relative to the project root, of files and folders the stage writes. Each
+            must match something when it is done; they are archived under its key and restored when
+            the key comes back.
+        kept: called without arguments, returns paths that the stage looks after by itself (a
+            promoted model): they must exist for it to count as done, and are not archived.
         cached: whether an unchanged key means that there is nothing to do.
+        retry: when to try again, for example ``Retry(3) + backoff + jitter``; default: never.
+        timeout: seconds an attempt may take; its whole process tree is ended then.
+        exclusive: nothing else runs beside it in the same run.
         check: called with the parameters before anything is written; raises UserError.
         single: at most one run of this stage at a time on one store.
 
@@ -50,10 +59,25 @@ class Stage:
     find_inputs: Inputs | None = None
     facts: Facts | None = None
     env: tuple[str, ...] = ()
-    outputs: Callable[[], list[Path]] | None = None
+    outputs: tuple[str, ...] = ()
+    kept: Callable[[], list[Path]] | None = None
     cached: bool = False
+    retry: Retry = ONCE
+    timeout: float | None = None
+    exclusive: bool = False
     check: Check | None = None
     single: bool = False
+
+    def __post_init__(self) -> None:
+        for pattern in (*self.outputs, *self.inputs):
+            if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
+                raise FlowError(
+                    f"stage {self.name} names a path outside the project",
+                    pattern,
+                    "Name files below the project root",
+                )
+        if self.name in self.needs:
+            raise FlowError("a stage needs itself", self.name)
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
@@ -130,7 +154,7 @@ class Registry:
 
         def register(plain: Function) -> Function:
             listed: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
+                key: tuple(value) if isinstance(value, list | set) else value
                 for key, value in options.items()
             }
             self.add(Stage(name or plain.__name__.replace("_", "-"), plain, **listed))

@@ -9,6 +9,7 @@ from enum import StrEnum
 class StateType(StrEnum):
     """The few states that code has to tell apart."""
 
+    SCHEDULED = "Scheduled"
     PENDING = "Pending"
     RUNNING = "Running"
     COMPLETED = "Completed"
@@ -19,7 +20,7 @@ class StateType(StrEnum):
 
 @dataclass(frozen=True)
 class State:
-    """A type, a finer name (``Cached``, ``Skipped``) and a sentence."""
+    """A type, a finer name (``Cached``, ``TimedOut``) and a sentence."""
 
     type: StateType
     name: str = ""
@@ -36,6 +37,11 @@ class State:
 
 PENDING = State(StateType.PENDING)
 RUNNING = State(StateType.RUNNING)
+
+
+def awaiting_retry(message: str) -> State:
+    """An attempt did not do it; another one will follow."""
+    return State(StateType.SCHEDULED, "AwaitingRetry", message)
 
 
 def completed(message: str = "", name: str = "") -> State:

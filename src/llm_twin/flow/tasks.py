@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json as jsonlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.parser.argument import Argument
-from invoke.tasks import Task, task
+from invoke.tasks import Task
 
-from llm_twin.errors import NotReadyError, TwinError
-from llm_twin.settings import Settings
+from llm_twin.errors import TwinError
+from llm_twin.flow.commands import Commands
+from llm_twin.flow.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from invoke.context import Context
 
     from llm_twin.flow.stage import Registry, Stage
-    from llm_twin.flow.store import Store
+
+OWN_FLAGS = {
+    "force": (False, "run it even if nothing changed"),
+    "jobs": (0, "how many stages at once; default: one for each core"),
+    "json": (False, "print events as JSON, one a line"),
+}
 
 
 def tell_errors(function: Callable[..., None]) -> Callable[..., None]:
@@ -81,41 +86,54 @@ class TaskWithOptionalLast(Task[Any]):
 
 
 def collection(registry: Registry, root: Path, *more: Task[Any]) -> Collection:
-    """Return the invoke namespace: a task for each stage, ``runs`` and the given tasks."""
+    """Return the invoke namespace: stages, given tasks, and the commands over runs and cache."""
+    project = Project(registry, root)
     namespace = Collection()
     for stage in registry:
-        namespace.add_task(stage_task(registry, stage, root))
+        namespace.add_task(stage_task(project, stage))
     for item in more:
         namespace.add_task(item)
+    commands = Commands(project)
+    for name in ("run", "plan", "why", "parity"):
+        namespace.add_task(_task(getattr(commands, name), name, iterable=["set"]))
     runs = Collection("runs")
-    runs.add_task(runs_list, name="list", default=True)
-    runs.add_task(runs_show, name="show")
-    runs.add_task(runs_logs, name="logs")
+    runs.add_task(_task(commands.runs_list, "list"), default=True)
+    for name in ("show", "resume", "cancel", "prune"):
+        runs.add_task(_task(getattr(commands, f"runs_{name}"), name))
+    logs = _task(commands.runs_logs, "logs", TaskWithOptionalLast, positional=["run", "stage"])
+    runs.add_task(logs)
     namespace.add_collection(runs)
+    cache = Collection("cache")
+    cache.add_task(_task(commands.cache_show, "show"), default=True)
+    cache.add_task(_task(commands.cache_prune, "prune"))
+    namespace.add_collection(cache)
     return namespace
 
 
-def stage_task(registry: Registry, stage: Stage, root: Path) -> Task[Any]:
-    """View a stage as an invoke task; it also takes the parameters of the stages it needs."""
-    force = inspect.Parameter("force", inspect.Parameter.KEYWORD_ONLY, default=False)
+def _task(
+    function: Callable[..., None], name: str, kind: type[Task[Any]] = Task, **options: Any
+) -> Task[Any]:
+    taken = inspect.signature(function).parameters
+    options["iterable"] = [item for item in options.get("iterable", []) if item in taken]
+    body = tell_errors(function)
+    body.__doc__ = description(function)
+    return kind(body, name=name, help=argument_help(function), auto_shortflags=False, **options)
+
+
+def stage_task(project: Project, stage: Stage) -> Task[Any]:
+    """View a stage as an invoke task: its own parameters as flags, and those of every run."""
     context = inspect.Parameter("c", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     own = [p.replace(annotation=inspect.Parameter.empty) for p in stage.parameters]
-    parameters = [context, *(p.replace(kind=context.kind) for p in own)]
-    help_texts = argument_help(stage.function)
-    if stage.cached:
-        parameters.append(force.replace(kind=context.kind))
-        help_texts["force"] = "run it even if nothing changed"
+    taken = {p.name for p in own}
+    flags = {name: flag for name, flag in OWN_FLAGS.items() if name not in taken}
+    extra = [context.replace(name=name, default=default) for name, (default, _) in flags.items()]
+    parameters = [context, *(p.replace(kind=context.kind) for p in own), *extra]
+    help_texts = argument_help(stage.function) | {name: text for name, (_, text) in flags.items()}
 
     @tell_errors
     def body(_: Context, **given: Any) -> None:
-        from llm_twin.flow.report import PlainReporter
-        from llm_twin.flow.runner import Runner
-
-        runner = Runner(registry, root, Settings.load(root=root).home, PlainReporter())
-        forced = given.pop("force", False)
-        result = runner.run(stage.name, parameters=given, force=forced)
-        if result.exit_code:
-            raise Exit(f"error: {result.state.message}", code=result.exit_code)
+        chosen = {name: given.pop(name) for name in flags}
+        project.run(stage.name, parameters=given, **chosen)
 
     body.__name__ = stage.name
     body.__doc__ = description(stage.function)
@@ -144,69 +162,3 @@ def argument_help(function: Callable[..., Any]) -> dict[str, str]:
         elif name:
             texts[name] += " " + line.strip()
     return texts
-
-
-def _open_store() -> Store:
-    from llm_twin.flow.store import Store
-
-    home = Settings.load().home
-    if not (home / "runs.db").exists():
-        raise NotReadyError("no runs are recorded yet", home, "Start one: invoke ct")
-    store = Store(home)
-    store.reap()
-    return store
-
-
-@task(help={"limit": "how many, newest first", "json": "print JSON"}, auto_shortflags=False)
-@tell_errors
-def runs_list(c: Context, limit: int = 20, json: bool = False) -> None:
-    """List the runs, newest first."""
-    from llm_twin.flow.report import run_to_dict, runs_table
-
-    try:
-        runs = _open_store().recent(limit)
-    except NotReadyError:
-        runs = []
-    print(jsonlib.dumps([run_to_dict(r) for r in runs], indent=2) if json else runs_table(runs))
-
-
-@task(help={"run": "its id, or a unique part", "json": "print JSON"}, auto_shortflags=False)
-@tell_errors
-def runs_show(c: Context, run: str, json: bool = False) -> None:
-    """Show one run and its stages."""
-    from llm_twin.flow.report import run_details, run_to_dict
-
-    found = _open_store().get(run)
-    print(jsonlib.dumps(run_to_dict(found), indent=2) if json else run_details(found))
-
-
-@task(
-    klass=TaskWithOptionalLast,
-    help={"run": "its id, or a unique part", "stage": "one stage only", "json": "print JSON"},
-    positional=["run", "stage"],
-    auto_shortflags=False,
-)
-@tell_errors
-def runs_logs(c: Context, run: str, stage: str | None = None, json: bool = False) -> None:
-    """Print what the stages of a run printed."""
-    store = _open_store()
-    found = store.get(run)
-    names = [item.stage for item in found.stages]
-    if stage and stage not in names:
-        raise NotReadyError(
-            f"run {found.id} has no stage {stage}", hint=f"Its stages are: {', '.join(names)}"
-        )
-    logs = {
-        name: path.read_text("utf-8", "replace")
-        for name in ([stage] if stage else names)
-        if (path := store.log_path(found.id, name)).exists()
-    }
-    if json:
-        print(jsonlib.dumps({"id": found.id, "logs": logs}, indent=2))
-        return
-    for name, text in logs.items():
-        if len(logs) > 1:
-            print(f"-- {name}")
-        print(text, end="" if text.endswith("\n") else "\n")
-    if not logs:
-        print(f"run {found.id} printed nothing")
