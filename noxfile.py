@@ -13,7 +13,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 LOCK_PREFIXES_LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-")
 
-nox.options.sessions = ["lint", "types", "workflows", "secrets", "tests"]
+nox.options.sessions = ["lint", "types", "workflows", "secrets", "tests", "chaos"]
 nox.options.reuse_existing_virtualenvs = True
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
@@ -55,6 +55,14 @@ def tests(session: nox.Session) -> None:
     )  # fmt: skip
     if has_torch and not session.posargs:
         session.run("coverage", "report", "--fail-under=90")
+
+
+@nox.session(python=THIS)
+def chaos(session: nox.Session) -> None:
+    """Kill flows at 200 random moments, fill the disk, cut the wire; arguments go to pytest."""
+    fill(session)
+    chosen = session.posargs or ["tests/chaos"]
+    session.run("python", "-m", "pytest", "-s", *chosen, env={"PYTHONUNBUFFERED": "1"})
 
 
 @nox.session(python=THIS)

@@ -96,14 +96,17 @@ def test_actions_are_pinned_and_rights_are_least(path):
 
 
 def test_invoke_ci_runs_what_ci_yml_runs():
-    in_workflow = {
-        name
-        for step in steps(ROOT / ".github/workflows/ci.yml")
-        if "run" in step
-        for name in named(step["run"])
-    }
+    lines = [s["run"] for s in steps(ROOT / ".github/workflows/ci.yml") if "run" in s]
+    called = [name for line in lines for name in named(line)]
+    in_workflow = {stage.name for stage in order(ci.registry, *called)}
     in_flow = {stage.name for stage in order(ci.registry, "ci")} - {"ci"}
     assert in_flow == in_workflow
+
+
+def test_every_stage_that_runs_nox_names_a_session():
+    names = {"lint", "types", "workflows", "secrets", "tests", "chaos", "package"}
+    assert names <= {stage.name for stage in ci.registry}
+    assert names <= sessions()
 
 
 def test_ct_starts_by_hand_on_schedule_and_from_outside():
