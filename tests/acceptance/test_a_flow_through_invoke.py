@@ -191,6 +191,33 @@ def test_events_as_json_and_old_runs_deleted(project, invoke):
     assert "No runs yet" in invoke("runs")
 
 
+AUTOMATIONS = """
+from llm_twin.flow.automation import Automations, every, files_changed, run_flow
+
+automations = Automations()
+automations.add("hourly", when=every("1h"), do=run_flow("publish", shout=True))
+automations.add("texts", when=files_changed("text/*.txt", settle="0s"), do=run_flow("publish"))
+"""
+
+
+def test_automations_are_listed_rehearsed_and_run_once(project, invoke):
+    assert "no automations are declared" in invoke("automate", "--list", code=2)
+    (project / "ci").mkdir()
+    (project / "ci" / "automations.py").write_text(AUTOMATIONS)
+    rows = json.loads(invoke("automate", "--list", "--json"))
+    assert [row["name"] for row in rows] == ["hourly", "texts"]
+    shown = invoke("automate", "--simulate", "--since", "3h")
+    assert shown.count("hourly: due at") == 3
+    assert "not a length of time" in invoke("automate", "--simulate", "--since", "x", code=2)
+    assert not (project / ".twin").exists()
+    assert "nothing was due" in invoke("automate", "--once")
+    (project / "text" / "b.txt").write_text("world\n")
+    assert "texts Completed" in invoke("automate", "--once")
+    assert "nothing was due" in invoke("automate", "--once")
+    assert (project / "published").read_text().count("\n") == 1
+    assert (project / "out" / "all.txt").read_text() == "hello\nworld\n"
+
+
 def test_parity_between_this_machine_and_ci(project, invoke):
     invoke("build")
     assert "never seen" in invoke("parity")

@@ -33,7 +33,8 @@ def test_a_value_that_is_no_number_says_which_variable():
 
 def test_keys_are_never_printed():
     env = {"TWIN_LLM_KEY": "hush1", "TWIN_EMBEDDER_KEY": "hush2", "TWIN_INDEX_KEY": "hush3"}
-    assert "hush" not in repr(Settings.load({**env, "TWIN_CACHE_SECRET": "hush4"}))
+    env["TWIN_CACHE_SECRET"] = "hush4"  # pragma: allowlist secret
+    assert "hush" not in repr(Settings.load(env))
 
 
 @pytest.mark.parametrize("text", ["1", "true", "Yes", "ON"])

@@ -110,6 +110,34 @@ class Commands:
         rows = [asdict(item) for item in found]
         print(jsonlib.dumps(rows, indent=2) if json else parity_table(found))
 
+    def automate(
+        self, c: Context, once: bool = False, simulate: bool = False, list: bool = False,
+        since: str = "7d", json: bool = False, host: str = "127.0.0.1", port: int = 0,
+    ) -> None:  # fmt: skip
+        """Let flows run by themselves, as ci/automations.py declares, until stopped.
+
+        Args:
+            once: see to what is due now and end; for cron or a scheduled workflow.
+            simulate: say what would have fired on the recorded events; nothing is done.
+            list: show the automations, when each is due and what became of the last firing.
+            since: with --simulate, from how long ago, like 7d or 12h.
+            json: with --simulate and --list, print JSON.
+            host: address to receive webhooks at.
+            port: its port; default: TWIN_AUTOMATE_PORT, else 8377.
+        """
+        from llm_twin.flow.automation.command import automate
+
+        automate(
+            self.project,
+            once=once,
+            simulate=simulate,
+            list=list,
+            since=since,
+            json=json,
+            host=host,
+            port=port,
+        )
+
     def runs_list(self, c: Context, limit: int = 20, json: bool = False) -> None:
         """List the runs, newest first.
 
@@ -204,7 +232,11 @@ class Commands:
         """
         import time
 
-        gone = len(self.project.store().prune(time.time() - parse_age(older_than)))
+        from llm_twin.flow.automation.ledger import prune
+
+        store, before = self.project.store(), time.time() - parse_age(older_than)
+        gone = len(store.prune(before))
+        prune(store, before)
         print(f"{gone} run{'' if gone == 1 else 's'} deleted")
 
     def cache_show(self, c: Context, json: bool = False) -> None:

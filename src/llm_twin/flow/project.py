@@ -127,5 +127,5 @@ def parse_age(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
     if not match:
-        raise ConfigError("not a length of time", repr(text), "Write it like 90s, 30m, 12h or 7d")
+        raise ConfigError("not a length of time", repr(text), "Write it like 90s, 12h or 7d")
     return float(match[1]) * UNITS[match[2]]

@@ -94,7 +94,7 @@ def collection(registry: Registry, root: Path, *more: Task[Any]) -> Collection:
     for item in more:
         namespace.add_task(item)
     commands = Commands(project)
-    for name in ("run", "plan", "why", "parity"):
+    for name in ("run", "plan", "why", "parity", "automate"):
         namespace.add_task(_task(getattr(commands, name), name, iterable=["set"]))
     runs = Collection("runs")
     runs.add_task(_task(commands.runs_list, "list"), default=True)

@@ -1,0 +1,42 @@
+"""When this repository's pipelines run by themselves, and what is said then: `invoke automate`."""
+
+from llm_twin.flow.automation import (
+    Automations,
+    absent,
+    alert,
+    cron,
+    from_payload,
+    metric,
+    run_ended,
+    run_flow,
+    webhook,
+)
+
+automations = Automations()
+
+automations.add(
+    "weekly-training",
+    when=cron("17 3 * * 1", timezone="UTC"),
+    do=run_flow("ct"),
+    overlap="skip",
+)
+automations.add(
+    "corpus-pushed",
+    when=webhook("corpus", secret_env="TWIN_WEBHOOK_SECRET"),  # noqa: S106
+    do=run_flow("ct", corpus=from_payload("corpus", default="")),
+)
+automations.add(
+    "training-failed",
+    when=run_ended("ct", states=("Failed", "Crashed")),
+    do=alert("continuous training failed"),
+)
+automations.add(
+    "no-training-for-8-days",
+    when=absent(run_ended("ct", states=("Completed",)), within="8d"),
+    do=alert("no continuous training completed for 8 days", severity="warning"),
+)
+automations.add(
+    "worse-retrieval",
+    when=metric("ct.retrieval.hit@5", below=0.7),
+    do=alert("training made a twin that finds less than it should", severity="warning"),
+)
