@@ -191,6 +191,21 @@ def test_events_as_json_and_old_runs_deleted(project, invoke):
     assert "No runs yet" in invoke("runs")
 
 
+def test_a_changed_helper_runs_it_again_and_an_unrelated_comment_does_not(project, invoke):
+    package = project / "src" / "pkg"
+    package.mkdir(parents=True)
+    for name in ("__init__", "helper", "unrelated"):
+        (package / f"{name}.py").write_text("VALUE = 1\n")
+    imports = "    import sys; sys.path.insert(0, str(ROOT / 'src')); import pkg.helper\n"
+    with_import = TASKS.replace('    print("built")\n', f'{imports}    print("built")\n')
+    (project / "tasks.py").write_text(with_import)
+    invoke("build")
+    (package / "unrelated.py").write_text("VALUE = 1  # a comment\n")
+    assert "Completed(Cached)" in invoke("build")
+    (package / "helper.py").write_text("VALUE = 2\n")
+    assert "build runs because code src/pkg/helper.py changed" in invoke("build")
+
+
 AUTOMATIONS = """
 from llm_twin.flow.automation import Automations, every, files_changed, run_flow
 

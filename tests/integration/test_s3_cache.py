@@ -458,3 +458,86 @@ def test_a_server_that_does_not_take_what_is_pushed(serve, tmp_path):
     assert cache.push(archive(cache, tmp_path / "a")) is False
     assert cache.trouble == f"{URL} {LATE}"
     assert cache.find(KEY)
+
+
+# Through the front door
+
+TASKS = """
+from pathlib import Path
+from llm_twin.flow import Registry
+from llm_twin.flow.tasks import collection
+
+ROOT = Path(__file__).resolve().parent
+registry = Registry()
+
+@registry.stage(cached=True, inputs=["in.txt"], outputs=["out"])
+def build() -> dict:
+    (ROOT / "out").mkdir(exist_ok=True)
+    (ROOT / "out" / "a.txt").write_text((ROOT / "in.txt").read_text() * 2)
+    print("really built")
+    return {"message": "done"}
+
+@registry.stage(cached=True, needs=["build"])
+def check() -> None:
+    print("really checked")
+
+namespace = collection(registry, ROOT)
+"""
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """``invoke check`` in a clone of a small project: ``invoke("laptop", TWIN_CACHE=...)``."""
+    monkeypatch.delenv("CI", raising=False)
+
+    def run(clone, text="x", **env):
+        folder = tmp_path / clone
+        folder.mkdir(exist_ok=True)
+        (folder / "tasks.py").write_text(TASKS)
+        (folder / "in.txt").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", "check"],
+            cwd=folder,
+            env={**os.environ, "TWIN_HOME": ".twin", "TWIN_CACHE_TIMEOUT": "10", **env},
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (folder / "out" / "a.txt").read_text() == text * 2
+        return done.stdout
+
+    return run
+
+
+def test_ci_builds_and_the_laptop_restores_once(s3, invoke):
+    shown = invoke("ci", CI="true", TWIN_CACHE=URL)
+    assert "really built" in shown
+    assert "really checked" in shown
+    shown = invoke("laptop", TWIN_CACHE=URL)
+    assert "really" not in shown
+    assert shown.count("restored from run") == 2
+    assert "(ci)" in shown
+    ci_run = shown.split("restored from run ")[1].split()[0]
+    again = invoke("laptop", TWIN_CACHE=URL)
+    assert again.count(f"nothing changed since run {ci_run}") == 2
+
+
+def test_an_untrusted_branch_cannot_poison_main(s3, invoke):
+    trusted = {"TWIN_CACHE": URL, "TWIN_CACHE_SECRET": "of main", "TWIN_CACHE_SIGNED": "1"}
+    shown = invoke("fork", CI="true", TWIN_CACHE=URL)
+    assert "really built" in shown
+    assert "really built" in invoke("main", **trusted)
+    assert "restored from run" in invoke("another", **trusted)
+
+
+@pytest.mark.parametrize("answer", ["refused", "silent"])
+def test_a_shared_cache_that_is_away_is_said_once_and_fails_nothing(invoke, monkeypatch, answer):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if answer == "silent":
+            listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        shown = invoke("laptop", TWIN_CACHE=URL, TWIN_CACHE_TIMEOUT="0.3", AWS_ENDPOINT_URL=url)
+    assert "really checked" in shown
+    assert shown.count("going on without the shared cache: s3://twin-cache/team/main") == 1

@@ -19,7 +19,7 @@ from llm_twin.flow.records import Attempt, StageRun
 from llm_twin.flow.states import State, awaiting_retry, cancelled, completed, crashed, failed
 from llm_twin.flow.store import BEAT_SECONDS, Store
 from llm_twin.flow.tree import kill_left
-from llm_twin.flow.uptodate import UpToDate, Verdict, left_by_run
+from llm_twin.flow.uptodate import ORIGIN, UpToDate, Verdict, left_by_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -310,6 +310,7 @@ class Execution:
             self._tell_trouble(answer["trouble"])
         if answer["restored"]:
             done.state = completed(answer["restored"], "Cached")
+            done.evidence = {ORIGIN: answer["origin"]}
         elif answer["moved"]:
             done.key = ""
             note = f"{answer['moved'][0]} while it ran, so it will run again next time"

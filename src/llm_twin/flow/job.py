@@ -60,7 +60,9 @@ class Job:
         except CacheDamaged as error:
             print(f"{error}; running it instead")
             return None
-        message = f"restored from run {entry.run} ({entry.source}), {len(written)} files written"
+        self.verdict.run = entry.run
+        count = f"{len(written)} file{'' if len(written) == 1 else 's'}"
+        message = f"restored from run {entry.run} ({entry.source}), {count} written"
         return self._answer(entry.result, restored=message)
 
     def _ran(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Job:
             "result": result,
             "outputs": self.keys.outputs(self.stage),
             "restored": restored,
+            "origin": self.verdict.run,
             "moved": list(moved),
             "trouble": self.cache().trouble if self.stage.cached else "",
         }

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import IO
 
 
-# Somebody may just be looking, or what a killed holder forked be about to close its copy.
-PATIENCE = (0.0, 0.005, 0.02, 0.05)
+# Seconds. Somebody may be looking, or what a killed holder forked be about to close its copy.
+PATIENCE = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2)
 
 
 def hold(path: Path) -> IO[str] | None:

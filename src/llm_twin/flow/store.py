@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import IO
 
 BEAT_SECONDS = 5.0
+BUSY_SECONDS = 30.0
 SILENT_SECONDS = 60.0
 
 
@@ -52,8 +53,8 @@ class Store:
         self.path = home / "runs.db"
         try:
             home.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._use_wal()
             self.db.execute("PRAGMA synchronous = FULL")
             self.db.execute("PRAGMA foreign_keys = ON")
             self._migrate()
@@ -104,6 +105,19 @@ class Store:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             raise
+
+    def _use_wal(self) -> None:
+        """Switch a new file to WAL, for which SQLite does not wait while others do the same."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def _migrate(self) -> None:
         if self._version() >= len(MIGRATIONS):
@@ -266,16 +280,14 @@ class Store:
             BusyError: another process holds it.
 
         """
-        for _ in range(20):
-            handle = hold(self.log_folder(run_id) / "alive")
-            if handle is not None:
-                return handle
-            time.sleep(0.02)  # it may be looked at, which takes a moment
-        raise BusyError(
-            "this run is going on in another process",
-            run_id,
-            f"Watch it: invoke runs.logs {run_id}",
-        )
+        handle = hold(self.log_folder(run_id) / "alive")
+        if handle is None:
+            raise BusyError(
+                "this run is going on in another process",
+                run_id,
+                f"Watch it: invoke runs.logs {run_id}",
+            )
+        return handle
 
     def alive(self, run: Run) -> bool:
         """Whether the run's process lives: its lock here, its heartbeat when it is elsewhere."""
@@ -362,11 +374,9 @@ class Store:
         return self._newest("stage = ? AND state = 'Completed' AND state_name != 'Cached'", stage)
 
     def last_with_key(self, stage: str, key: str) -> tuple[str, StageRun] | None:
-        """Return the newest run of a stage that did the work at this key, however it ended."""
+        """Return the newest run of a stage at this key that failed, completed or was cached."""
         return self._newest(
-            "stage = ? AND key = ? AND state IN ('Completed', 'Failed') AND state_name != 'Cached'",
-            stage,
-            key,
+            "stage = ? AND key = ? AND state IN ('Completed', 'Failed')", stage, key
         )
 
     def durations(self, stage: str, limit: int = 20) -> list[float]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from llm_twin.flow.store import Store
 
 
+# Where a cached stage run has, as its evidence, the run that did the work.
+ORIGIN = "run"
+
+
 @dataclass
 class Verdict:
     """What is to be done about one stage.
@@ -75,9 +79,9 @@ class UpToDate:
         if not force and not gone and at_key and at_key[1].state.good:
             gone = self._moved(at_key[1].outputs)
             if not gone:
-                found.run, found.result, found.outputs = (
-                    at_key[0], at_key[1].result, at_key[1].outputs
-                )  # fmt: skip
+                run, done = at_key
+                found.run = done.evidence.get(ORIGIN, run)
+                found.result, found.outputs = done.result, done.outputs
                 return found
         found.failed = bool(at_key and not at_key[1].state.good)
         if not force and not found.failed and not self._gone(stage):

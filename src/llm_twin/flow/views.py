@@ -143,7 +143,7 @@ def _places(stages: Sequence[StageRun]) -> list[str]:
     """Where the stages ran; once for all if they ran in the same place."""
     places: dict[str, list[str]] = {}
     for item in stages:
-        if item.evidence:
+        if "host" in item.evidence:
             places.setdefault(_place(item.evidence), []).append(item.stage)
     if len(places) == 1:
         return [f"ran {place}" for place in places]
