@@ -124,8 +124,8 @@ def test_stages_that_ran_in_different_places_say_so():
     shown = run_details(run)
     assert "lint ran at 0123456789ab, with changes on runner-1" in shown
     assert "tests ran at 0123456789ab on laptop" in shown
-    run.stages[1].evidence = {"dirty": "unknown"}
-    assert "tests ran at no commit, perhaps with changes on ? (?), ?, ?" in run_details(run)
+    run.stages[1].evidence = {"host": "laptop", "dirty": "unknown"}
+    assert "tests ran at no commit, perhaps with changes on laptop (?), ?, ?" in run_details(run)
 
 
 def test_a_run_with_little_to_say():
