@@ -178,6 +178,7 @@ class Execution:
         run = self._settled(stage, completed(verdict.message, "Cached"))
         run.parts, run.key = verdict.parts, verdict.key
         run.result, run.outputs = verdict.result, verdict.outputs
+        run.evidence = {ORIGIN: verdict.run}
         return run
 
     def _clean(self, text: str) -> str:
@@ -185,16 +186,13 @@ class Execution:
         return self.runner.masker.text(text).encode("utf-8", "backslashreplace").decode()
 
     def _begin(self, stage: Stage, arguments: dict[str, Any], verdict: Verdict) -> None:
-        from llm_twin.flow.evidence import Evidence
-
-        self.evidence = self.evidence or Evidence(self.runner.root)
         if stage.cached and not self.prepared:
             self.prepared = True
             self.runner.cache.prepare()
             self._tell_trouble(self.runner.cache.trouble)
         run = self.current.setdefault(stage.name, StageRun(stage.name))
         run.parts, run.key = verdict.parts, verdict.key
-        run.why = self.runner.masker.value(verdict.why)
+        run.why = verdict.why
         self.entries[stage.name] = (stage, arguments, verdict)
         self.tries[stage.name] = 0
         self._again(stage.name)
@@ -240,6 +238,10 @@ class Execution:
         )
 
     def _wait(self) -> None:
+        if self.evidence is None:
+            from llm_twin.flow.evidence import Evidence
+
+            self.evidence = Evidence(self.runner.root)
         now = time.monotonic()
         # What is due already waits for room, that is for a child's end, which needs no spinning.
         soonest = min((at - now for at in self.due.values() if at > now), default=WAIT_SECONDS)

@@ -101,10 +101,12 @@ class Masker:
 
     def stream(self) -> MaskStream:
         """A mask for the output of one stage."""
-        return MaskStream(self._sieves)
+        return MaskStream(self)
 
     def text(self, text: str) -> str:
         """Mask a whole text."""
+        if not text:
+            return text
         stream = self.stream()
         data = text.encode("utf-8", "surrogatepass")
         return (stream.feed(data) + stream.close()).decode("utf-8", "surrogatepass")
@@ -125,7 +127,7 @@ class Masker:
         return "***" if named else self.value(item)
 
     @functools.cached_property
-    def _sieves(self) -> tuple[_Sieve, _Sieve]:
+    def sieves(self) -> tuple[_Sieve, _Sieve]:
         """Values and tokens first, so that what names a secret can be shown with it masked."""
         found = {form for secret in self._secrets for form in _forms(secret.strip())}
         literals = sorted(found, key=lambda form: (-len(form), form))
@@ -221,20 +223,30 @@ class _Strainer:
 class MaskStream:
     """Masks one stage's output piece by piece, the same wherever the pieces begin and end."""
 
-    def __init__(self, sieves: tuple[_Sieve, _Sieve]) -> None:
-        self._values, self._named = (_Strainer(sieve) for sieve in sieves)
+    def __init__(self, masker: Masker) -> None:
+        self._masker = masker
+        self._strainers: list[_Strainer] = []
 
     def feed(self, data: bytes) -> bytes:
         """Take more output and return what can be shown: lines, all but the end of a long one."""
-        return self._named.feed(self._values.feed(data))
+        if not self._strainers:
+            self._strainers = [_Strainer(sieve) for sieve in self._masker.sieves]
+        values, named = self._strainers
+        return named.feed(values.feed(data))
 
     def idle(self) -> bytes:
         """Return what can be shown of an unfinished line: a prompt, a progress bar."""
-        return self._named.feed(self._values.idle()) + self._named.idle()
+        if not self._strainers:
+            return b""
+        values, named = self._strainers
+        return named.feed(values.idle()) + named.idle()
 
     def close(self) -> bytes:
         """Return the rest."""
-        return self._named.feed(self._values.close()) + self._named.close()
+        if not self._strainers:
+            return b""
+        values, named = self._strainers
+        return named.feed(values.close()) + named.close()
 
 
 def _either_case(aws: bytes, authorization: bytes, bearer: bytes, user: bytes) -> bytes:

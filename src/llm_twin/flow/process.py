@@ -14,14 +14,12 @@ import os
 import selectors
 import signal
 import sys
-import threading
 import time
-import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llm_twin.errors import TwinError
-from llm_twin.flow.tree import COOKIE, Tree
+from llm_twin.flow.child import run_child
+from llm_twin.flow.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
         def close(self) -> bytes: ...
 
 
-HERE = os.path.dirname(__file__)
 GRACE_SECONDS = 5.0
 IDLE_SECONDS = 0.2
 # More than any pipe holds; something left behind may write for ever.
@@ -150,6 +147,9 @@ class Children:
         self._children: dict[str, _Child] = {}
         self._selector = selectors.DefaultSelector()
         self._stragglers: dict[int, float] = {}
+        while (fd := os.open(os.devnull, os.O_RDWR)) < 3:  # or a pipe would become standard output
+            pass
+        os.close(fd)
 
     def __len__(self) -> int:
         return len(self._children)
@@ -161,16 +161,14 @@ class Children:
         answer_read, answer_write = os.pipe()
         alive_read, alive_write = os.pipe()
         pipe = os.fstat(alive_read)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        others = [handle.fileno() for handle in self._private]
+        others += [fd for child in self._children.values() for fd in child.fds]
+        others += [output_read, answer_read, alive_write, log.fileno(), self._selector.fileno()]
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         pid = os.fork()
         if pid == 0:
-            others = [fd for child in self._children.values() for fd in child.fds]
-            for fd in (output_read, answer_read, alive_write, self._selector_fd(), *others):
-                os.close(fd)
-            for handle in self._private:
-                handle.close()
-            _child(work, output_write, answer_write, alive_read)
+            run_child(work, output_write, answer_write, alive_read, others)
         for fd in (output_write, answer_write, alive_read):
             os.close(fd)
         with contextlib.suppress(OSError):
@@ -183,9 +181,6 @@ class Children:
         for fd in (output_read, answer_read, child.exit_fd):
             if fd >= 0:
                 self._selector.register(fd, selectors.EVENT_READ, child)
-
-    def _selector_fd(self) -> int:
-        return self._selector.fileno()
 
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
         """Pass output on for up to some seconds; return as soon as children have ended."""
@@ -203,9 +198,10 @@ class Children:
             self._end_stragglers(now)
             ended = []
             for name, child in list(self._children.items()):
-                self._watch(child, now)
                 if (name in exited or child.exit_fd < 0) and (outcome := self._collect(child)):
                     ended.append((name, outcome))
+                else:
+                    self._watch(child, now)
             if ended or now >= until:
                 return ended
 
@@ -284,15 +280,15 @@ class Children:
                 os.killpg(child.pid, signal.SIGTERM)
             self._stragglers[child.pid] = time.monotonic() + 1.0
         _, status, usage = os.wait4(child.pid, 0)
-        child.show(child.work.stream.close(), last=True)
+        del self._children[child.work.name]
         for fd in (child.output, child.answer, child.exit_fd):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)
-        child.log.close()
         for fd in (child.output, child.answer, child.alive, child.exit_fd):
             if fd >= 0:
                 os.close(fd)
-        del self._children[child.work.name]
+        with child.log:
+            child.show(child.work.stream.close(), last=True)
         scale = 2**20 if sys.platform == "darwin" else 2**10
         return _outcome(child, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / scale)
 
@@ -303,72 +299,6 @@ class Children:
                 os.killpg(group, signal.SIGKILL if now > deadline else 0)
             except (ProcessLookupError, PermissionError):
                 del self._stragglers[group]
-
-
-def _child(work: Work, output: int, answer: int, alive: int) -> NoReturn:
-    """Do the work and leave without returning into the parent's code."""
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.environ[COOKIE] = work.cookie
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for fd in (1, 2):
-            stream = open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-            setattr(sys, "stdout" if fd == 1 else "stderr", stream)
-        tree = Tree(os.getpid(), work.cookie, alive, os.fstat(alive))
-        threading.Thread(target=_die_with_parent, args=(tree,), daemon=True).start()
-        code, text = _work(work)
-        while text:
-            text = text[os.write(answer, text) :]
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # the stage may close them
-            sys.stdout.flush()
-            sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def _work(work: Work) -> tuple[int, bytes]:
-    """Exit code and answer."""
-    try:
-        return 0, json.dumps({"result": work.function()}, default=str).encode()
-    except KeyboardInterrupt:
-        return 130, b'{"error": "interrupted"}'
-    except BaseException as error:
-        code, said = _blame(error)
-        return code, json.dumps({"error": said, "retry": work.wants_retry(error)}).encode()
-
-
-def _blame(error: BaseException) -> tuple[int, str]:
-    if isinstance(error, TwinError):
-        return error.exit_code, str(error)
-    if isinstance(error, SystemExit):
-        if isinstance(error.code, str):
-            _tell(error.code)
-        code = error.code % 256 if isinstance(error.code, int) else 1
-        return code or 1, f"exit code {code or 1}"
-    frames = error.__traceback__
-    while frames and frames.tb_next and frames.tb_frame.f_code.co_filename.startswith(HERE):
-        frames = frames.tb_next
-    _tell("".join(traceback.format_exception(type(error), error, frames)).rstrip())
-    return 1, f"{type(error).__name__}: {error}".partition("\n")[0]
-
-
-def _tell(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # the stage may have closed it
-        print(text, file=sys.stderr)
-
-
-def _die_with_parent(tree: Tree) -> None:
-    """Wait for the parent's end of the pipe to close; a killed parent leaves no orphans."""
-    os.read(tree.fd, 1)
-    tree.kill()
 
 
 def _outcome(child: _Child, status: int, cpu: float, peak_mb: float) -> Outcome:

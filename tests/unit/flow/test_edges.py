@@ -118,6 +118,26 @@ def test_an_input_that_changes_while_the_stage_runs_makes_it_run_again(registry,
     assert states(runner.run("build")) == {"build": "Completed(Cached)"}
 
 
+@pytest.mark.parametrize("damage", [lambda blob: blob.write_text("evil"), Path.unlink])
+def test_a_damaged_archive_is_a_miss(registry, runner, told, tmp_path, damage):
+    registry.stage(name="build", outputs=["out"], cached=True)(
+        lambda: (tmp_path / "out").write_text("good") and None
+    )
+    runner.run("build")
+    (tmp_path / "out").unlink()
+    (again,) = runner.run("build").stages
+    assert str(again.state) == "Completed(Cached)"
+    assert (tmp_path / "out").read_text() == "good"
+    (blob,) = runner.cache.folder.glob("blobs/*/*")
+    damage(blob)
+    (tmp_path / "out").unlink()
+    (again,) = runner.run("build").stages
+    assert str(again.state) == "Completed"
+    assert (tmp_path / "out").read_text() == "good"
+    shown = "".join(text for _, text in told.of("output"))
+    assert shown.endswith("It is dropped: run the stage again; running it instead\n")
+
+
 def test_leaving_with_exit_code_0_is_being_done(registry, runner, tmp_path):
     def build() -> None:
         (tmp_path / "out").write_text("x")

@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from llm_twin.errors import BusyError, NotReadyError
-from llm_twin.flow import process
+from llm_twin.flow import execution, process
 from llm_twin.flow.locks import claim, hold, is_held
 from llm_twin.flow.policy import Backoff, Retry
 from llm_twin.flow.runner import Runner
@@ -147,11 +148,7 @@ def test_ctrl_c_stops_what_runs_and_skips_the_rest(registry, tmp_path, home, tol
         "Cancelled", "Cancelled(Skipped)", "Cancelled",
     ]  # fmt: skip
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert str(runner_state(home, result.id)) == "Cancelled"
-
-
-def runner_state(home, run_id):
-    return Store(home).get(run_id).state
+    assert str(Store(home).get(result.id).state) == "Cancelled"
 
 
 def test_ctrl_c_typed_twice_does_not_wait_for_the_grace(registry, runner, tmp_path, monkeypatch):
@@ -289,3 +286,19 @@ def test_a_run_that_is_held_elsewhere_is_not_gone_on_with(registry, runner, tmp_
     ):
         runner.resume(first.id)
     assert str(runner.resume(first.id).state) == "Completed"
+
+
+def test_a_run_beside_the_main_thread_is_a_run_like_any_other(registry, runner):
+    registry.stage(name="work")(lambda: 42)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(runner.run("work")))
+    thread.start()
+    thread.join(timeout=60)
+    assert results[0].stages[0].result == 42
+
+
+def test_a_run_gives_signs_of_life(registry, runner, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "BEAT_SECONDS", 0.0)
+    registry.stage(name="work")(lambda: time.sleep(0.5))
+    run = Store(home).get(runner.run("work").id)
+    assert run.created < run.heartbeat < run.ended

@@ -132,7 +132,7 @@ def test_the_last_attempt_is_the_stage_s_outcome(registry, runner, tmp_path, hom
         ((ConfigError,), raises(ConfigError("bad")), "xxx"),
         ((ConnectionError,), raises(ValueError("no")), "x"),
         ((TimedOut,), lambda: os.kill(os.getpid(), signal.SIGKILL), "x"),
-        ((Crashed,), lambda: os.kill(os.getpid(), signal.SIGABRT), "xxx"),
+        ((Crashed,), lambda: os.kill(os.getpid(), signal.SIGXCPU), "xxx"),
         ((Exception,), raises(KeyboardInterrupt()), "x"),
     ],
 )

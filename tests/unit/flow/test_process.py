@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from llm_twin.errors import ConfigError
-from llm_twin.flow import process
+from llm_twin.flow import child, process
 from llm_twin.flow.mask import Masker
 from llm_twin.flow.process import Children, Work
 from llm_twin.flow.tree import kill_left
@@ -110,6 +111,22 @@ def test_an_answer_arrives_with_what_it_cost(bench):
     assert bench.log.read_text() == "".join(bench.shown) == "hello\n"
 
 
+def test_a_child_that_cannot_leave_does_not_go_on_as_its_parent(bench, monkeypatch):
+    def refuse(code):
+        raise OSError("something wraps it, and fails")
+
+    monkeypatch.setattr(os, "_exit", refuse)
+    assert bench.outcome(lambda: 42).signal == "SIGKILL"
+
+
+def test_threads_that_the_work_started_come_to_their_end(bench, tmp_path):
+    def work():
+        threading.Thread(target=lambda: time.sleep(0.3) or (tmp_path / "done").touch()).start()
+
+    assert bench.outcome(work).exit_code == 0
+    assert (tmp_path / "done").exists()
+
+
 def test_a_large_answer_arrives_whole(bench):
     assert bench.outcome(lambda: "x" * 5_000_000).result == "x" * 5_000_000
 
@@ -163,7 +180,7 @@ def test_a_traceback_begins_with_the_stage_s_own_code(bench):
         raise ValueError("boom\nmore")
 
     assert bench.outcome(work).error == "ValueError: boom"
-    assert f'"{process.__file__}"' not in bench.log.read_text()
+    assert f'"{child.__file__}"' not in bench.log.read_text()
     assert bench.log.read_text().endswith("ValueError: boom\nmore\n")
 
 
@@ -286,6 +303,13 @@ def test_a_stage_that_ignores_the_request_is_killed_after_the_grace(bench, tmp_p
     assert (outcome.stopped, outcome.signal) == ("cancelled", "SIGKILL")
 
 
+def test_what_ended_in_time_is_not_late_because_its_parent_was_busy(bench):
+    bench.start(lambda: 42, timeout=0.3)
+    time.sleep(0.6)
+    outcome = bench.end()
+    assert (outcome.stopped, outcome.result) == ("", 42)
+
+
 def test_a_stage_may_clean_up_when_it_is_asked_to_stop(bench, tmp_path):
     def work():
         try:
@@ -327,6 +351,18 @@ def test_a_sink_that_fails_leaves_nothing_behind(bench, tmp_path):
     assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
+def test_a_sink_that_fails_on_the_last_words_leaves_nothing_behind(bench):
+    def broken(text):
+        raise BrokenPipeError
+
+    bench.shown = type("Shown", (), {"append": staticmethod(broken)})
+    bench.start(lambda: os.write(1, b"last words") and None)
+    with pytest.raises(BrokenPipeError):
+        bench.end()
+    bench.children.close()
+    assert len(bench.children) == 0
+
+
 def test_a_log_that_is_full_leaves_nothing_behind(bench):
     bench.log = Path("/dev/full")
     bench.start(lambda: print("hello") or time.sleep(300))
@@ -342,6 +378,26 @@ def test_children_do_not_keep_each_other_s_pipes(bench):
     outcome = bench.end()
     assert outcome.result
     assert bench.children.names() == ["long"]
+
+
+CLOSED = """
+import os, sys
+for fd in (0, 1, 2):
+    os.close(fd)
+sys.stdin = sys.stdout = sys.stderr = None
+sys.path.insert(0, {tests!r})
+from test_process import Bench
+from pathlib import Path
+outcome = Bench(Path.cwd()).outcome(lambda: print("hello") or 42)
+Path("result").write_text(repr(outcome.result))
+"""
+
+
+def test_a_parent_without_any_standard_stream(tmp_path):
+    script = CLOSED.format(tests=str(Path(__file__).parent))
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "result").read_text() == "42"
+    assert (tmp_path / "stage.log").read_text() == "hello\n"
 
 
 PARENT = """
