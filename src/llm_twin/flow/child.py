@@ -16,13 +16,17 @@ from llm_twin.errors import TwinError
 from llm_twin.flow.tree import COOKIE, Tree
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llm_twin.flow.process import Work
 
 HERE = str(Path(__file__).parent)
 
 
-def run_child(work: Work, output: int, answer: int, alive: int, others: list[int]) -> NoReturn:
-    """Do the work, send the answer and leave, without returning into the parent's code.
+def run_child(
+    work: Work, output: int, answer: int, alive: int, others: Sequence[int], mask: set[int]
+) -> NoReturn:
+    """Do the work, send the answer and end, whatever comes.
 
     Args:
         work: what to do.
@@ -30,44 +34,45 @@ def run_child(work: Work, output: int, answer: int, alive: int, others: list[int
         answer: where the answer goes, as JSON: ``result``, or ``error`` and ``retry``.
         alive: a pipe that ends when the parent does.
         others: what else was inherited, to be closed.
+        mask: the signals to hold back from now on; until now, all that stop were.
 
     """
     code = 1
     try:
-        for fd in others:
-            os.close(fd)
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.environ[COOKIE] = work.cookie
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(output)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for fd in (1, 2):
-            stream = open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
-            setattr(sys, "stdout" if fd == 1 else "stderr", stream)
-        tree = Tree(os.getpid(), work.cookie, alive, os.fstat(alive))
-        threading.Thread(target=_die_with_parent, args=(tree,), daemon=True).start()
-        code, text = _work(work)
-        with open(answer, "wb") as pipe:
-            pipe.write(text)
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # the stage may close them
-            sys.stdout.flush()
-            sys.stderr.flush()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process whatever comes: it must never run on into its parent's code."""
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os._exit(code)
-    finally:
+        try:
+            _settle_in(work, output, alive, others)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            code, text = _work(work)
+            with open(answer, "wb") as pipe:
+                pipe.write(text)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # it may close them
+                sys.stdout.flush()
+                sys.stderr.flush()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    finally:  # interrupted on its way out, it must not run on into its parent's code
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _settle_in(work: Work, output: int, alive: int, others: Sequence[int]) -> None:
+    """Become a process of its own: group, signals, streams, and a watch on the parent."""
+    for fd in others:
+        os.close(fd)
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ[COOKIE] = work.cookie
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for fd in (1, 2):
+        stream = open(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+        setattr(sys, "stdout" if fd == 1 else "stderr", stream)
+    tree = Tree(os.getpid(), work.cookie, alive, os.fstat(alive))
+    threading.Thread(target=_die_with_parent, args=(tree,), daemon=True).start()
 
 
 def _work(work: Work) -> tuple[int, bytes]:

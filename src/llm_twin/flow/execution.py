@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
 import sqlite3
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.errors import TwinError
+from llm_twin.flow.endings import said, state_of, stopped_by_signals
 from llm_twin.flow.files import Files
 from llm_twin.flow.key import Keys
 from llm_twin.flow.policy import Crashed, TimedOut
@@ -22,7 +20,7 @@ from llm_twin.flow.tree import kill_left
 from llm_twin.flow.uptodate import ORIGIN, UpToDate, Verdict, left_by_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import IO
 
     from llm_twin.flow.evidence import Evidence
@@ -99,7 +97,7 @@ class Execution:
             self.reporter.run_started(
                 self.run_id, [stage.name for stage, _ in plan], self.store.log_folder(self.run_id)
             )
-            with _signals(self._stop), contextlib.closing(self):
+            with stopped_by_signals(self._stop), contextlib.closing(self):
                 while waiting or self.running or self.due:
                     waiting = self._advance(waiting)
                     if self.running or self.due:
@@ -153,7 +151,7 @@ class Execution:
         try:
             verdict = self.judge.verdict(stage, arguments, upstream, self.force)
         except (Exception, SystemExit) as error:  # of the stage's own facts, inputs or outputs
-            settled.append(self._settled(stage, failed(self._clean(_said(error)))))
+            settled.append(self._settled(stage, failed(self._clean(said(error)))))
             self.exit_code = self.exit_code or getattr(error, "exit_code", 1)
             return True
         if not verdict.why and not verdict.entry:
@@ -262,7 +260,7 @@ class Execution:
     def _attempt_ended(self, name: str, outcome: Outcome) -> None:
         stage, _, verdict = self.entries[name]
         run = self.current[name]
-        state = _state(stage, outcome)
+        state = state_of(stage, outcome)
         state = State(state.type, state.name, self._clean(state.message))
         attempt = Attempt(
             name,
@@ -356,43 +354,6 @@ class Execution:
         return State(first.state.type, first.state.name, f"{first.stage}: {first.state.message}")
 
 
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, TwinError) else f"{type(error).__name__}: {error}"
-
-
 def _ended(run: StageRun, state: State) -> StageRun:
     run.state, run.ended = state, time.time()
     return run
-
-
-def _state(stage: Stage, outcome: Outcome) -> State:
-    if outcome.stopped == "timeout":
-        return failed(f"it took longer than {stage.timeout:g} s", "TimedOut")
-    if outcome.stopped:
-        return cancelled("stopped")
-    if outcome.crashed:
-        hint = " (out of memory?)" if outcome.signal == "SIGKILL" else ""
-        return crashed(outcome.error + hint)
-    if outcome.exit_code:
-        return failed(outcome.error or f"exit code {outcome.exit_code}")
-    result = outcome.result["result"]
-    said = result.get("message", "") if isinstance(result, dict) else ""
-    return completed(str(said))
-
-
-@contextlib.contextmanager
-def _signals(stop: Any) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM stop a run: children ended, history written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(number, lambda *_: stop("stopped by a signal"))
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -44,7 +44,7 @@ class Job:
         return self._restored() or self._ran()
 
     def _restored(self) -> dict[str, Any] | None:
-        if not self.stage.cached or self.force or self.verdict.failed:
+        if not self.stage.cached or self.stage.kept or self.force or self.verdict.failed:
             return None
         from llm_twin.flow.cache import CacheDamaged
 
@@ -97,7 +97,7 @@ class Job:
         return reasons(self.verdict.parts, self.keys.parts(self.stage, self.arguments, needs))
 
     def _archive(self, result: Any) -> None:
-        if not self.stage.outputs and not self.cache().shared:
+        if (not self.stage.outputs and not self.cache().shared) or self.stage.kept:
             return
         entry = self.cache().archive(
             key=self.verdict.key,

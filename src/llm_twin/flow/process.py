@@ -166,9 +166,11 @@ class Children:
         others += [output_read, answer_read, alive_write, log.fileno(), self._selector.fileno()]
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         pid = os.fork()
         if pid == 0:
-            run_child(work, output_write, answer_write, alive_read, others)
+            run_child(work, output_write, answer_write, alive_read, others, set(mask))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for fd in (output_write, answer_write, alive_read):
             os.close(fd)
         with contextlib.suppress(OSError):

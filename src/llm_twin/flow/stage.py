@@ -42,7 +42,8 @@ class Stage:
             must match something when it is done; they are archived under its key and restored when
             the key comes back.
         kept: called without arguments, returns paths that the stage looks after by itself (a
-            promoted model): they must exist for it to count as done, and are not archived.
+            promoted model): they must exist for it to count as done, and no later run may have
+            replaced them. They are not archived.
         cached: whether an unchanged key means that there is nothing to do.
         retry: when to try again, for example ``Retry(3) + backoff + jitter``; default: never.
         timeout: seconds an attempt may take; its whole process tree is ended then.

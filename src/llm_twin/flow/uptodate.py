@@ -75,7 +75,7 @@ class UpToDate:
             found.why = ["it always runs"]
             return found
         at_key = self._store.last_with_key(stage.name, found.key)
-        gone = self._gone(stage)
+        gone = self._gone(stage, found.key)
         if not force and not gone and at_key and at_key[1].state.good:
             gone = self._moved(at_key[1].outputs)
             if not gone:
@@ -84,7 +84,7 @@ class UpToDate:
                 found.result, found.outputs = done.result, done.outputs
                 return found
         found.failed = bool(at_key and not at_key[1].state.good)
-        if not force and not found.failed and not self._gone(stage):
+        if not force and not found.failed and not stage.kept:
             found.entry = self._cache().find(found.key)
             if found.entry:
                 found.run, found.result = found.entry.run, found.entry.result
@@ -97,16 +97,21 @@ class UpToDate:
         self, stage: Stage, parts: Parts, gone: list[str], failed: bool, force: bool
     ) -> list[str]:
         last = self._store.last_completed(stage.name)
-        why = [*reasons(last[1].parts if last else None, parts), *gone]
+        why = reasons(last[1].parts if last else None, parts) or gone
         if failed and last:
             why.append("it failed the last time with just this")
         if force and not why:
             why.append("it was asked to, although nothing changed")
         return why or ["what it left then is neither here nor in the cache"]
 
-    def _gone(self, stage: Stage) -> list[str]:
-        kept = stage.kept() if stage.kept else []
-        return [f"its output {path} is gone" for path in kept if not path.exists()]
+    def _gone(self, stage: Stage, key: str) -> list[str]:
+        """Why what the stage looks after itself is not what it leaves at this key."""
+        if not stage.kept:
+            return []
+        last = self._store.last_completed(stage.name)
+        if last and last[1].key != key:
+            return [f"run {last[0]} has replaced what it left then"]
+        return [f"its output {path} is gone" for path in stage.kept() if not path.exists()]
 
     def _moved(self, outputs: Mapping[str, str]) -> list[str]:
         moved = []

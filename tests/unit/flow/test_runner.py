@@ -171,6 +171,17 @@ def test_a_changed_stage_runs_and_says_why(registry, runner, out, tmp_path):
     assert calls() == 5
 
 
+def test_what_a_stage_keeps_itself_is_that_of_its_last_run(registry, runner, out, tmp_path):
+    calls = cached(registry, tmp_path, [])
+    runner.run("train")
+    (tmp_path / "a.md").write_text("new")
+    runner.run("train")
+    (tmp_path / "a.md").unlink()
+    runner.run("train")
+    assert "train runs because input a.md is gone" in out.getvalue()
+    assert calls() == 3
+
+
 def test_a_failed_run_does_not_count_as_done(registry, runner, tmp_path):
     @registry.stage(cached=True)
     def train() -> None:
