@@ -351,7 +351,8 @@ def test_a_server_that_does_it_wrong_is_asked_once(serve, tmp_path, answer, sent
         client.send(answer)
 
     asked = serve(answer if callable(answer) else send)
-    assert is_given_up(make(tmp_path / "home", timeout=TIMEOUT), sentence)
+    patience = {"timeout": TIMEOUT} if sentence == LATE else {}
+    assert is_given_up(make(tmp_path / "home", **patience), sentence)
     assert len(asked) == 1
 
 
@@ -362,7 +363,7 @@ def test_half_a_header_is_a_miss(serve, tmp_path):
 
 def test_nobody_listens(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    assert is_given_up(make(tmp_path / "home", timeout=TIMEOUT), "cannot be reached")
+    assert is_given_up(make(tmp_path / "home"), "cannot be reached")
 
 
 def test_packets_vanish(tmp_path, monkeypatch):
@@ -398,8 +399,8 @@ def test_a_metadata_server_that_does_not_answer_is_not_waited_for(serve, tmp_pat
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", os.environ["AWS_ENDPOINT_URL"])
     sentence = "cannot be used: no AWS credentials were found"
-    assert is_given_up(make(tmp_path / "home", timeout=TIMEOUT), sentence)
-    assert asked == ["/latest/api/token"]
+    assert is_given_up(make(tmp_path / "home", timeout=2), sentence)
+    assert asked[0] == "/latest/api/token"
 
 
 def test_boto3_is_not_installed(tmp_path, monkeypatch):
@@ -442,7 +443,7 @@ def test_a_server_that_breaks_in_the_middle_of_a_blob(serve, tmp_path, blob, sen
             client.send(http("200 OK", file.read_bytes()))
 
     serve(answer)
-    cache = make(tmp_path / "home", timeout=TIMEOUT)
+    cache = make(tmp_path / "home", **({"timeout": TIMEOUT} if sentence == LATE else {}))
     assert is_given_up(cache, sentence)
     assert cache.usage().blobs == 1  # its own, archived since
     shutil.rmtree(ci.folder)
@@ -524,7 +525,8 @@ def test_ci_builds_and_the_laptop_restores_once(s3, invoke):
 
 
 def test_an_untrusted_branch_cannot_poison_main(s3, invoke):
-    trusted = {"TWIN_CACHE": URL, "TWIN_CACHE_SECRET": "of main", "TWIN_CACHE_SIGNED": "1"}
+    trusted = {"TWIN_CACHE": URL, "TWIN_CACHE_SIGNED": "1"}
+    trusted["TWIN_CACHE_SECRET"] = "of main"  # pragma: allowlist secret
     shown = invoke("fork", CI="true", TWIN_CACHE=URL)
     assert "really built" in shown
     assert "really built" in invoke("main", **trusted)

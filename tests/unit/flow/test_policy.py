@@ -154,7 +154,7 @@ def test_an_attempt_that_takes_too_long_is_ended_and_tried_again(registry, runne
 
 def test_a_time_out_is_not_tried_again_when_other_errors_are_named(registry, runner, tmp_path):
     slow = fails_until(tmp_path, 9, lambda: signal.pause())
-    registry.stage(name="slow", timeout=0.5, retry=Retry(3, on=(ConnectionError,)))(slow)
+    registry.stage(name="slow", timeout=2, retry=Retry(3, on=(ConnectionError,)))(slow)
     result = runner.run("slow")
     assert (str(result.state), result.exit_code) == ("Failed(TimedOut)", 1)
     assert (tmp_path / "calls").read_text() == "x"
