@@ -48,6 +48,23 @@ class Settings:
         cache_signed: whether only signed entries count (1, true, yes, on; or 0, false, no, off).
         cache_timeout: seconds a shared cache may take to answer before it is left alone.
         cache_size: what the stage cache may hold here, in MiB.
+        aws_region: where the ECR repository and the endpoint are; empty: as boto3 finds it.
+        aws_role: ARN of the role that a GitHub job takes on with its identity token.
+        aws_assume_role: ARN of a role taken on after that, perhaps in another account.
+        registry: host of the registry for images, like
+            ``123456789012.dkr.ecr.eu-central-1.amazonaws.com``; empty: one on this machine.
+        repository: the images' name in it.
+        base_image: what images are built on; empty: what the Dockerfile names.
+        build_network: network of the build's steps, like ``host``; empty: the engine's default.
+        sagemaker_role: ARN of the role that the endpoint runs as; empty: the one that
+            ``aws.bootstrap`` makes.
+        sagemaker_endpoint: the endpoint's name; begins with llm-twin.
+        sagemaker_instance: type of its machines.
+        sagemaker_max_instances: how many there may be under load.
+        sagemaker_canary: percent of the traffic that a new version gets first.
+        sagemaker_bake: seconds that it is watched before it gets the rest.
+        cosign_key: key that images are signed with, as ``cosign sign --key`` takes it; empty: none.
+        cosign_keyless: whether they are signed with a GitHub job's identity instead.
 
     """
 
@@ -70,6 +87,21 @@ class Settings:
     cache_signed: bool = False
     cache_timeout: float = 2.0
     cache_size: int = 2048
+    aws_region: str = ""
+    aws_role: str = ""
+    aws_assume_role: str = ""
+    registry: str = ""
+    repository: str = "llm-twin"
+    base_image: str = ""
+    build_network: str = ""
+    sagemaker_role: str = ""
+    sagemaker_endpoint: str = "llm-twin"
+    sagemaker_instance: str = "ml.m5.large"
+    sagemaker_max_instances: int = 2
+    sagemaker_canary: int = 10
+    sagemaker_bake: int = 300
+    cosign_key: str = ""
+    cosign_keyless: bool = False
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:

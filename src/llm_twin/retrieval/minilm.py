@@ -34,6 +34,7 @@ class MiniLM:
     window = 256
 
     def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
         import onnxruntime  # type: ignore[import-untyped]
         from tokenizers import Tokenizer
 
