@@ -118,4 +118,5 @@ def test_ci_run_calls_exactly_the_test_command_of_the_readme():
     command = "./bootstrap nox -s tests"
     assert command in (ROOT / "README.md").read_text()
     script = (ROOT / ".ci" / "run").read_text()
-    assert [line for line in script.splitlines() if "bootstrap" in line] == [f"exec {command}"]
+    assert [line for line in script.splitlines() if "./bootstrap" in line] == [f"exec {command}"]
+    assert "export TWIN_ALL_TESTS=1" in script

@@ -183,8 +183,9 @@ def ct(
     model, trained = train(data, budget, seed)
     candidate, production, calibration = evaluate(model, data, chunks)
     verdict = gate(candidate, production, data, floor)
-    if verdict.load()["promote"]:
+    judged = verdict.load()
+    if judged["promote"]:
         details = promotion.details(
             origin, indexed.load(), data.load(), trained.load(), candidate.load()
         )
-        promote(version, found, model, calibration, details)
+        promote(version, found, model, calibration, {**details, "gate": judged["verdict"]})
