@@ -113,7 +113,7 @@ def refusal(error: Any) -> TwinError:
     if CLOCK_WORDS.search(message):
         return ConfigError("AWS and this machine do not agree on the time", where, CLOCK)
     if missing := re.search(
-        r"not authorized to perform:? (\w+:\w+)(?: on resource: (\S+))?", message
+        r"not authorized to perform:? ([\w-]+:\w+)(?: on resource: (\S+))?", message
     ):
         what = f"these AWS credentials lack the permission {missing[1]}"
         return ConfigError(what, (missing[2] or where).rstrip(".,"), "Add it to their policy")

@@ -202,6 +202,24 @@ def _sagemaker(scope: Scope) -> list[Statement]:
             scope.named("sagemaker", "endpoint/") + scope.named("sagemaker", "endpoint-config/"),
         ),
         Statement(
+            "KnowOwn",
+            "what lacks our tag is never touched",
+            ["sagemaker:ListTags"],
+            named,
+        ),
+        Statement(
+            "FindOwn",
+            "older versions to remove, known to this journal or not; AWS takes only * here",
+            ["sagemaker:ListModels", "sagemaker:ListEndpointConfigs"],
+            ["*"],
+        ),
+        Statement(
+            "ReadLogs",
+            "the last lines of a container that did not start",
+            ["logs:DescribeLogStreams", "logs:GetLogEvents"],
+            _logs(scope),
+        ),
+        Statement(
             "TagEndpoint",
             "AWS asks for it where something is created with tags",
             ["sagemaker:AddTags"],
@@ -228,14 +246,13 @@ def _scaling(scope: Scope) -> list[Statement]:
                 "application-autoscaling:RegisterScalableTarget",
                 "application-autoscaling:DeregisterScalableTarget",
                 "application-autoscaling:PutScalingPolicy",
-                "application-autoscaling:DeleteScalingPolicy",
             ],
             [scope.arn("application-autoscaling", "scalable-target/*")],
             {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}},
         ),
         Statement(
             "SeeScaling",
-            "what undeploy has to remove; AWS takes only * here",
+            "is there scaling to end or to keep; AWS takes only * here",
             ["application-autoscaling:DescribeScalableTargets"],
             ["*"],
         ),
@@ -287,8 +304,12 @@ def _alarms(scope: Scope) -> list[Statement]:
     ]
 
 
+def _logs(scope: Scope) -> list[str]:
+    group = f"log-group:/aws/sagemaker/Endpoints/{scope.prefix}"
+    return [scope.arn("logs", f"{group}{end}") for end in ("", ":*", "-*")]
+
+
 def _endpoint(scope: Scope) -> list[Statement]:
-    logs = f"log-group:/aws/sagemaker/Endpoints/{scope.prefix}"
     return [
         _registry_token(),
         Statement(
@@ -305,7 +326,7 @@ def _endpoint(scope: Scope) -> list[Statement]:
             "WriteLogs",
             "what the container prints",
             ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
-            [scope.arn("logs", f"{logs}{end}") for end in ("", ":*", "-*")],
+            _logs(scope),
         ),
         Statement(
             "WriteMetrics",
