@@ -5,6 +5,8 @@ from pathlib import Path
 import ci
 from llm_twin.flow.tasks import collection
 
-namespace = collection(ci.registry, Path(__file__).resolve().parent, ci.ask, ci.search, ci.serve)
-namespace.add_collection(ci.image.registry)
-namespace.add_collection(ci.aws)
+MORE = (ci.ask, ci.search, ci.serve, *ci.release.TASKS)
+
+namespace = collection(ci.registry, Path(__file__).resolve().parent, *MORE)
+for more in (ci.image.registry, ci.supply_chain.image, ci.aws):
+    namespace.add_collection(more)

@@ -4,10 +4,13 @@ Importing this package registers every stage. It must stay cheap: whatever a sta
 standard library is imported when the stage runs.
 """
 
-from ci import image, quality, training
+from ci import image, quality, release, supply_chain, training
 from ci.answering import ask, search
 from ci.cloud import aws
 from ci.serve import serve
 from llm_twin.flow import registry
 
-__all__ = ["ask", "aws", "image", "quality", "registry", "search", "serve", "training"]
+__all__ = [
+    "ask", "aws", "image", "quality", "registry", "release", "search", "serve", "supply_chain",
+    "training",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@stage()
+def production() -> list[Path]:
+    """The promoted bundle and every file that its manifest lists."""
+    from llm_twin.model.bundles import production_files
+
+    return production_files(Settings.load(root=ROOT).home / "models")
+
+
+@stage(cached=True, kept=production)
 def twin() -> None:
     """Train a twin where none is promoted yet: an image without one would answer nothing."""
     from llm_twin.model.bundles import Bundles
@@ -66,6 +74,9 @@ def build_push(
     )
     done = build_push(Settings.load(root=ROOT), ROOT, options)
     print(f"{done.message}\ntags: {', '.join(done.tags)}" if done.tags else done.message)
+    if (outputs := os.environ.get("GITHUB_OUTPUT")) and done.reference:
+        with Path(outputs).open("a", encoding="utf-8") as file:
+            file.write(f"image={done.reference}\n")
     return done.to_dict()
 
 

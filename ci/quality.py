@@ -19,6 +19,8 @@ CODE = ["src/**/*.py", "ci/**/*.py", "tasks.py", *TOOLS]
 TESTS = ["tests/**/*", "benchmarks/**/*"]
 DOCUMENTS = ["docs/**/*", "README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", ".ci/run"]
 WORKFLOWS = [".github/**/*"]
+IMAGE = ["Dockerfile", ".dockerignore", "requirements/*"]
+KILLED = ["src/llm_twin/flow/**/*.py", "src/llm_twin/delivery/**/*.py"]
 
 
 def nox(session: str) -> None:
@@ -66,21 +68,21 @@ def secrets() -> None:
     nox("secrets")
 
 
-@stage(cached=True, needs=["lint", "types", "workflows", "secrets"])
+@stage(cached=True, needs=["lint", "types", "workflows", "secrets", "dockerfile"])
 def checks() -> None:
-    """Run every check that needs no test run: style, types, workflows, secrets."""
+    """Run every check that needs no test run: style, types, workflows, secrets, Dockerfile."""
     print("every check passed")
 
 
-@stage(cached=True, inputs=[*CODE, *TESTS, *DOCUMENTS, *WORKFLOWS])
+@stage(cached=True, inputs=[*CODE, *TESTS, *DOCUMENTS, *WORKFLOWS, *IMAGE])
 def tests() -> None:
     """Run the tests on every Python in 3.11 to 3.13 that is installed (nox -s tests)."""
     nox("tests")
 
 
-@stage(cached=True, inputs=["src/llm_twin/flow/**/*.py", "tests/chaos/*", *TOOLS])
+@stage(cached=True, inputs=[*KILLED, "tests/chaos/*", "tests/integration/*", *TOOLS])
 def chaos() -> None:
-    """Kill flows at random moments and see that nothing is lost (nox -s chaos)."""
+    """Kill flows and deployments at any moment and see that nothing is lost (nox -s chaos)."""
     nox("chaos")
 
 
@@ -94,7 +96,7 @@ def package() -> None:
     nox("package")
 
 
-@stage(cached=True, needs=["checks", "tests", "chaos"])
+@stage(cached=True, needs=["checks", "layers", "tests", "chaos"])
 def ci() -> None:
     """Run what ci.yml runs; what did not change since it passed is not run again."""
     print("everything passed")

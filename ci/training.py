@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,9 @@ def corpus_revision(corpus: str, exclude: str, budget: str, **_: Any) -> dict[st
 
 def production() -> list[Path]:
     """The promoted bundle and every file that its manifest lists."""
-    folder = Settings.load(root=ROOT).home / "models" / "production"
-    try:
-        listed = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
-        return [folder / "bundle.json"]
-    return [folder / name for name in listed]
+    from llm_twin.model.bundles import production_files
+
+    return production_files(Settings.load(root=ROOT).home / "models")
 
 
 def _config(corpus: str, exclude: str, budget: str) -> Any:

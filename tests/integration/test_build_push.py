@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from llm_twin.corpus import Document, chunk
+from llm_twin.delivery.artifacts import attached
 from llm_twin.delivery.image import Options, build_push, last_pushed, moving_tags
 from llm_twin.delivery.reference import Reference
 from llm_twin.delivery.registry import Registry
 from llm_twin.delivery.sources import Commit, Sources, resolve_base
-from llm_twin.errors import ConfigError, NotReadyError, RemoteError
+from llm_twin.errors import ConfigError, NotReadyError
 from llm_twin.model.bundles import Bundles
 from llm_twin.retrieval import open_index
 from llm_twin.settings import Settings
@@ -115,7 +117,10 @@ def test_what_is_pushed_is_in_the_registry_under_every_tag(project, engine):
     assert done.size > 1_000_000
     labels = engine.api.inspect_image(done.image_id)["Config"]["Labels"]
     assert labels["llm-twin.source-tag"] == done.source_tag
-    assert labels["llm-twin.gate"] == "better"
+    assert json.loads(labels["llm-twin.gate"]) == {"verdict": "better"}
+    assert labels["llm-twin.dirty"] == "false"
+    kinds = [item["artifactType"] for item in attached(registry, ref.pinned(done.digest))]
+    assert sorted(kinds) == sorted(done.documents)
     assert labels["llm-twin.smoke-question"] in (
         "Feeding the sourdough starter?",
         "Why rye loaves are sticky?",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import ci
+import tasks
 from llm_twin.flow.graph import order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def refusal(line: str) -> str:
         names = named(line)
     except AssertionError as error:
         return str(error)
-    known = sessions() if " nox " in line else {stage.name for stage in ci.registry}
+    known = sessions() if " nox " in line else set(tasks.namespace.task_names)
     unknown = set(names) - known
     return f"no such task or session: {unknown}" if unknown or not names else ""
 
@@ -87,7 +88,8 @@ def test_actions_are_pinned_and_rights_are_least(path):
     workflow = load(path)
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
-        assert set(job["permissions"].values()) <= {"read"}
+        identity = {"id-token": "write"} if path.name == "cd.yml" else {}
+        assert job["permissions"] == {"contents": "read", **identity}
         assert job["timeout-minutes"] <= 60
     for step in steps(path):
         if "uses" in step:
@@ -107,6 +109,17 @@ def test_every_stage_that_runs_nox_names_a_session():
     names = {"lint", "types", "workflows", "secrets", "tests", "chaos", "package"}
     assert names <= {stage.name for stage in ci.registry}
     assert names <= sessions()
+
+
+def test_cd_tests_then_pushes_then_deploys_with_approval():
+    jobs = load(ROOT / ".github/workflows/cd.yml")["jobs"]
+    lines = {name: [s["run"] for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    assert lines == {
+        "build-push": ["./bootstrap invoke ci", "./bootstrap invoke build-push"],
+        "deploy": ['./bootstrap invoke deploy --target sagemaker --image "$IMAGE"'],
+    }
+    assert jobs["deploy"]["environment"]
+    assert jobs["deploy"]["needs"] == "build-push"
 
 
 def test_ct_starts_by_hand_on_schedule_and_from_outside():

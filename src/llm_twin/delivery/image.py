@@ -7,10 +7,12 @@ that is killed before that counts as not done, and the next one does it again.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.delivery.engine import find_address
@@ -155,7 +157,8 @@ def build_image(
         labels={
             "llm-twin.smoke-question": question,
             "llm-twin.smoke-citation": citation,
-            "llm-twin.gate": str(sources.details.get("gate", "unknown")),
+            "llm-twin.gate": json.dumps(sources.gate),
+            "llm-twin.dirty": str(sources.commit.dirty).lower(),
         },
         network=settings.build_network,
         cache_from=cache_from,
@@ -227,16 +230,66 @@ def _deliver(
     from llm_twin.delivery.engine import find_engine
     from llm_twin.delivery.push import push
 
+    began = datetime.now(UTC)
     moving = ref.tagged(moving_tags(sources, is_loopback(ref.host))[0])
     cached = () if is_loopback(ref.host) else (str(ref.tagged(LATEST)),)
     build_image(settings, sources, on_event, done, cached)
     engine = find_engine()
     with done.timed("push"):
         digest = push(engine, done.image_id, moving, registry, on_event)
+    with done.timed("documents"):
+        done.documents = describe(
+            settings, engine, done.image_id, sources, registry, ref.pinned(digest), began
+        )
     with done.timed("verify"):
         registry.retag(ref.pinned(digest), ref.tag)
         done.size = registry.verify(ref, digest)
     return digest
+
+
+def describe(
+    settings: Settings,
+    engine: Engine,
+    image: str,
+    sources: Sources,
+    registry: Registry,
+    ref: Reference,
+    began: datetime,
+) -> dict[str, str]:
+    """Attach the parts list and the provenance to a pushed image, and sign if that is set up.
+
+    Returns: the digests of the documents, by media type.
+
+    """
+    from llm_twin.delivery import provenance, sbom
+    from llm_twin.delivery.cosign import find_signer
+    from llm_twin.delivery.supply_chain import attach_documents
+
+    signer = find_signer(settings.cosign_key, settings.cosign_keyless, os.environ)
+    arguments = sources.build_args
+    origin = provenance.Provenance(
+        name=ref.repository,
+        digest=ref.digest,
+        source_tag=sources.tag,
+        commit=sources.commit.sha,
+        dirty=sources.commit.dirty,
+        base=sources.base,
+        base_digest=sources.base_digest,
+        model_version=sources.bundle.version,
+        dataset_digest=arguments["DATASET_DIGEST"],
+        gate=sources.gate,
+        target=sources.target,
+        platform=sources.platform or "{Os}/{Architecture}".format(**engine.image(image)),
+        build_args=arguments,
+        started=began.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance.origin(os.environ),
+    )
+    parts = sbom.make(engine, image, ref)
+    documents = attach_documents(registry, ref, parts, origin.document())
+    if signer:
+        signer.sign(registry, [ref, *(ref.pinned(digest) for digest in documents.values())])
+    return documents
 
 
 def moving_tags(sources: Sources, local: bool) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llm_twin.delivery.context import context_tar, source_tag
 from llm_twin.delivery.reference import Reference
 from llm_twin.delivery.registry import open_registry
-from llm_twin.errors import ConfigError, NotReadyError
+from llm_twin.errors import ConfigError, NotReadyError, TwinError
 from llm_twin.model.bundles import MANIFEST, Bundle, Bundles
 
 if TYPE_CHECKING:
@@ -141,16 +141,16 @@ class Sources:
         return {
             "BASE": self.base,
             "BASE_DIGEST": self.base_digest,
-            "COMMIT": self.revision,
+            "COMMIT": self.commit.sha,
             "MODEL_VERSION": self.bundle.version,
             "DATASET_DIGEST": str(self.details.get("dataset", "unknown")),
             "SOURCE_TAG": self.tag,
         }
 
     @property
-    def revision(self) -> str:
-        """The commit, marked if the checkout differs from it."""
-        return f"{self.commit.sha}-dirty" if self.commit.dirty else self.commit.sha
+    def gate(self) -> dict[str, str]:
+        """What the gate said of the twin."""
+        return {"verdict": str(self.details.get("gate", "unknown"))}
 
     def context(self) -> Iterator[bytes]:
         """The build context as a tar."""
@@ -201,8 +201,7 @@ def resolve_base(
     ref = Reference.parse(name)
     if ref.digest:
         return name, ref.digest
-    known = {} if pull else _in_engine(address, name)
-    if known:
+    if not pull and (known := _in_engine(address, name, settings)):
         pinned = (Reference.parse(text) for text in known.get("RepoDigests") or ())
         same = [each.digest for each in pinned if each.repository == ref.repository]
         return name, same[0] if same else str(known["Id"])
@@ -231,8 +230,13 @@ def _named_in(dockerfile: Path) -> str:
     return found[1]
 
 
-def _in_engine(address: Address, name: str) -> dict[str, Any]:
+def _in_engine(address: Address, name: str, settings: Settings) -> dict[str, Any]:
+    """What the engine knows of an image; without an engine, the registry may know it."""
     try:
         return address.image(name)
-    except NotReadyError:
+    except NotReadyError as missing:
+        try:
+            open_registry(Reference.parse(name).host, settings).head(Reference.parse(name))
+        except TwinError:
+            raise missing from None
         return {}

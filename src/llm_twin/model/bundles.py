@@ -114,6 +114,16 @@ class Bundle:
             )
 
 
+def production_files(folder: Path) -> list[Path]:
+    """The promoted bundle's manifest and every file that it lists, whether they exist or not."""
+    manifest = folder / PRODUCTION / MANIFEST
+    try:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return [manifest]
+    return [manifest.parent / name for name in listed]
+
+
 class Bundles:
     """The folder of all versions, usually ``<home>/models``."""
 
