@@ -29,6 +29,8 @@ _AWS_ID = rb"A(?:KI|SI)A[A-Z0-9]"
 _GITHUB = rb"gh[oprsu]_[A-Za-z0-9_.-]"
 _GITHUB_PAT = rb"github_pat_[A-Za-z0-9_]"
 _SLACK = rb"xox[abeprs]-[A-Za-z0-9-]"
+# A signed JSON web token: header, claims and signature; the first two begin with {" in base64.
+_JWT = rb"eyJ[A-Za-z0-9_-]"
 _KEY_START = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END = re.compile(rb"-----END [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END_LENGTH = 96
@@ -38,11 +40,15 @@ _TOKENS = b"|".join(
         _GITHUB + rb"{20,4096}",
         _GITHUB_PAT + rb"{20,4096}",
         _SLACK + rb"{10,4096}",
+        _JWT + rb"{8,1024}\.eyJ[A-Za-z0-9_-]{4,6144}\.[A-Za-z0-9_-]{16,1024}",
         _KEY_START.pattern,
     )
 )
 _OPEN_TOKENS = b"|".join(
-    start + rb"{0,9000}\Z" for start in (_AWS_ID, _GITHUB, _GITHUB_PAT, _SLACK)
+    (
+        *(start + rb"{0,9000}\Z" for start in (_AWS_ID, _GITHUB, _GITHUB_PAT, _SLACK)),
+        rb"eyJ[A-Za-z0-9_.-]{0,9000}\Z",
+    )
 )
 
 _AWS_NAME = rb"(?i:ecret[_-]?access[_-]?key)[^A-Za-z0-9\r\n]{1,8}?"

@@ -25,6 +25,8 @@ ACCESS_KEY = letters(38, string.ascii_letters + string.digits) + "/+"
 GITHUB = "ghp_" + letters(36)
 GITHUB_PAT = "github_pat_" + letters(22) + "_" + letters(59)
 SLACK = "xoxb-" + letters(12, string.digits) + "-" + letters(24)
+CLAIMS = base64.urlsafe_b64encode(b'{"sub":"repo:a/b:ref:refs/heads/main"}').decode().rstrip("=")
+JWT = "eyJhbGciOiJSUzI1NiJ9." + CLAIMS + "." + letters(86)
 BEARER = letters(30) + "7." + letters(40) + "-_." + letters(20)
 PASSWORD = "p@ss:" + letters(12)  # pragma: allowlist secret
 BODY = "\n".join(base64.b64encode(letters(48).encode()).decode() for _ in range(4))
@@ -52,6 +54,7 @@ CASES = {
     "bearer": (f"sent Bearer {BEARER}, got 401\n", [BEARER, BEARER[-20:]], ["Bearer ***, got"]),
     "github": (f"token {GITHUB}\n", [GITHUB], ["token ***"]),
     "github pat": (f"https://{GITHUB_PAT}:x@github.com/\n", [GITHUB_PAT], ["https://***:***@github"]),
+    "jwt": (f'{{"value":"{JWT}"}}\n', [CLAIMS, JWT[-80:]], ['{"value":"***"}']),
     "slack": (f"({SLACK})\n", [SLACK], ["(***)"]),
     "password": (f"postgres://me:{PASSWORD}@db:5432/x\n", [PASSWORD], ["//me:***@db:5432/x"]),
     "no user": (f"redis://:{PASSWORD}@db/0\n", [PASSWORD], ["redis://:***@db/0"]),
