@@ -380,7 +380,7 @@ def test_a_builder_that_has_forgotten_all_takes_the_steps_of_an_earlier_image(
 @pytest.fixture
 def private_registry(tmp_path):
     """A registry that wants a password, as host:port."""
-    with docker_registry(tmp_path, user="me", password="pass") as host:
+    with docker_registry(tmp_path, user="me", password="pass") as host:  # pragma: allowlist secret
         yield host
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROLE = "llm-twin-endpoint"  # the one that aws.bootstrap makes
 LONGEST_NAME = 40  # SageMaker's 63 without a dash and the id of a deployment
 SHAPES = {
-    "endpoint": (r"llm-twin(-[a-zA-Z0-9]+)*", "TWIN_SAGEMAKER_ENDPOINT=llm-twin-staging"),
+    "endpoint": (r"llm-twin(-[a-zA-Z0-9]+)*", "TWIN_SAGEMAKER_ENDPOINT=llm-twin"),
     "instance": (r"ml\.[a-z0-9-]+\.[a-z0-9-]+", "TWIN_SAGEMAKER_INSTANCE=ml.m5.large"),
     "role": (
         r"arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/-]+",
