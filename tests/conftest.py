@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def refused_skips(reports: Iterable[pytest.TestReport]) -> list[pytest.TestReport]:
-    """Skipped tests that fail the run: all, or those whose reason is not that a part is missing.
+    """Skipped tests that fail the run: those whose reason is not that a part is missing.
 
-    A laptop may lack a container engine or root; ``TWIN_ALL_TESTS`` says that this machine has all.
+    A laptop may lack a container engine or root (``needs …``); ``TWIN_ALL_TESTS`` says that this
+    machine has all but what users may do without (``optional: …``).
     """
-    everything = bool(os.environ.get("TWIN_ALL_TESTS"))
-    return [report for report in reports if everything or "needs " not in str(report.longrepr)]
+    allowed = ["optional: "] if os.environ.get("TWIN_ALL_TESTS") else ["optional: ", "needs "]
+    return [one for one in reports if not any(word in str(one.longrepr) for word in allowed)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -90,6 +90,23 @@ class Layer:
             raise RemoteError("a layer is not what its digest says", self._expected)
 
 
+def saved_layers(pieces: Iterable[bytes]) -> Iterator[Layer]:
+    """The layers of what ``docker save`` writes.
+
+    Engines before 25 write ``<id>/layer.tar``; later ones ``blobs/sha256/<digest>``, where
+    manifests and configurations are too.
+    """
+    buffered = io.BufferedReader(_Pieces(pieces), PIECE)
+    with _tar_errors(), tarfile.open(fileobj=buffered, mode="r|", bufsize=PIECE) as archive:
+        for member in archive:
+            if member.isfile() and member.name.endswith("/layer.tar"):
+                yield Layer(_content(archive, member))
+            elif member.isfile() and member.name.startswith("blobs/"):
+                blob = io.BufferedReader(cast("Any", _content(archive, member)), PIECE)
+                if not blob.peek(1).startswith(b"{"):
+                    yield Layer(blob)
+
+
 class Image(Protocol):
     """An image that can be looked through."""
 
@@ -130,19 +147,11 @@ class EngineImage:
             RemoteError: the engine went away.
 
         """
+        yield from saved_layers(self._saved())
+
+    def _saved(self) -> Iterator[bytes]:
         with _engine_errors(self):
-            saved = _Pieces(self.engine.api.get_image(self.name, chunk_size=PIECE))
-            buffered = io.BufferedReader(saved, PIECE)
-            with tarfile.open(fileobj=buffered, mode="r|", bufsize=PIECE) as archive:
-                for member in archive:
-                    # Engines before 25 write <id>/layer.tar, later ones blobs/sha256/<digest>,
-                    # where manifests and configurations are too.
-                    if member.isfile() and member.name.endswith("/layer.tar"):
-                        yield Layer(_content(archive, member))
-                    elif member.isfile() and member.name.startswith("blobs/"):
-                        blob = io.BufferedReader(cast("Any", _content(archive, member)), PIECE)
-                        if not blob.peek(1).startswith(b"{"):
-                            yield Layer(blob)
+            yield from self.engine.api.get_image(self.name, chunk_size=PIECE)
 
 
 @dataclass(frozen=True)
@@ -161,9 +170,18 @@ class RegistryImage:
         return found
 
     def config(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration that a manifest names: labels, environment, history."""
-        body = self.registry.blob(self.ref.name, manifest["config"]["digest"])
-        return cast("dict[str, Any]", json.loads(body))
+        """The configuration that a manifest names: labels, environment, history.
+
+        Raises:
+            RemoteError: it has none.
+
+        """
+        try:
+            return dict(json.loads(self.registry.blob(self.ref.name, manifest["config"]["digest"])))
+        except (ValueError, KeyError, TypeError):
+            raise RemoteError(
+                "that is no image, or its configuration is broken", self.ref
+            ) from None
 
     def manifests(self) -> list[dict[str, Any]]:
         """One for each platform; what a builder has put beside them is left out."""
@@ -267,15 +285,15 @@ def _tar_errors(where: str = "") -> Iterator[None]:
 @contextlib.contextmanager
 def _engine_errors(image: EngineImage) -> Iterator[None]:
     import requests
-    from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]
+    from docker.errors import DockerException, NotFound  # type: ignore[import-untyped]
 
     try:
         yield
-    except ImageNotFound:
+    except NotFound:
         raise NotReadyError(
             "the engine has no such image", image.name, "Build it: invoke build-push --no-push"
         ) from None
-    except (DockerException, requests.RequestException, tarfile.TarError) as error:
+    except (DockerException, requests.RequestException) as error:
         raise RemoteError(
             f"the engine was lost while it handed out an image ({type(error).__name__})",
             image.name,

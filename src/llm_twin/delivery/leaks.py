@@ -172,7 +172,7 @@ def _says_secret(name: str) -> bool:
 def _is_file(value: str) -> bool:
     try:
         return Path(value).is_file()
-    except (OSError, ValueError):
+    except OSError:  # too long for a name
         return False
 
 

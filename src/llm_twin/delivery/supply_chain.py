@@ -115,15 +115,15 @@ def verify_image(
     Returns: each check; a document that differs is one, a registry that does not answer an error.
 
     """
-    digest = ref.digest or registry.head(ref) or ""
+    digest = ref.digest or registry.head(ref)
+    if digest is None:
+        return Verified(ref, (Check("image", "missing", str(ref)),))
     pinned = ref.pinned(digest)
     try:
-        size = registry.verify(pinned, digest) if digest else 0
-        labels = _labels(registry, pinned) if digest else []
+        size = registry.verify(pinned, digest)
+        labels = _labels(registry, pinned)
     except RemoteError as error:
         return Verified(ref, (Check("image", "differs", error.what),))
-    if not digest:
-        return Verified(ref, (Check("image", "missing", str(ref)),))
     found = [
         Check("image", "ok", f"{digest}, {size / 1e6:.1f} MB"),
         *_expected(labels, expect or {}),
@@ -211,11 +211,12 @@ def _labelled(facts: Mapping[str, Any], labels: list[dict[str, str]]) -> Check:
 def _plain(value: Any) -> Any:
     """A value as it can be compared: a JSON text's object, a digest without its kind."""
     if not isinstance(value, str):
-        return value
+        return value or ""
     try:
-        return json.loads(value) if value.startswith("{") else value.removeprefix("sha256:")
+        found = json.loads(value) if value.startswith("{") else value.removeprefix("sha256:")
     except ValueError:
         return value
+    return found or ""
 
 
 def _signature(registry: Registry, ref: Reference, signer: Signer, name: str) -> Check:

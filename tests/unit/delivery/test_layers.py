@@ -9,16 +9,16 @@ import tarfile
 
 import pytest
 
-from llm_twin.delivery.layers import PIECE, File, Layer
+from llm_twin.delivery.layers import PIECE, File, Layer, saved_layers
 from llm_twin.errors import RemoteError
 
 
-def tar(**files: bytes | str) -> bytes:
+def tar(start: str = "./", **files: bytes | str) -> bytes:
     """A tar; a text is a symbolic link's target. ``__`` stands for a slash."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as out:
         for name, data in files.items():
-            info = tarfile.TarInfo("./" + name.replace("__", "/"))
+            info = tarfile.TarInfo(start + name.replace("__", "/"))
             if isinstance(data, str):
                 info.type, info.linkname = tarfile.SYMTYPE, data
             info.size = len(data) if isinstance(data, bytes) else 0
@@ -88,3 +88,20 @@ def test_what_a_layer_deletes_is_named() -> None:
 def test_a_broken_layer_is_said(stored, words) -> None:
     with pytest.raises(RemoteError, match=words):
         contents(Layer(io.BytesIO(stored), "sha256:a1"))
+
+
+@pytest.mark.parametrize(
+    "names", [("1__layer.tar", "2__layer.tar"), ("blobs__sha256__1", "blobs__sha256__2")]
+)
+def test_layers_are_told_from_the_rest_of_what_docker_save_writes(names) -> None:
+    one, two = tar(a=b"one"), gzip.compress(tar(b=b"two"))
+    saved = tar("", **{
+        names[0]: one, "repositories": b"{}", "blobs__sha256__3": b'{"config": 1}',
+        names[1]: two, "manifest.json": b"[]", "3__layer.tar": "../1/layer.tar",
+    })  # fmt: skip
+
+    layers = [(contents(layer), layer.digest) for layer in saved_layers([saved[:999], saved[999:]])]
+
+    assert layers == [
+        ({"a": b"one", "etc": b""}, sha256(one)), ({"b": b"two", "etc": b""}, sha256(two)),
+    ]  # fmt: skip
