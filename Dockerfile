@@ -55,18 +55,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 # SageMaker puts `serve` in the place of CMD.
 ENTRYPOINT ["python", "-m", "llm_twin.serving"]
 CMD ["serve"]
-ARG COMMIT=unknown
-ARG MODEL_VERSION=unknown
-ARG DATASET_DIGEST=unknown
-ARG SOURCE_TAG=unknown
-ARG BASE_DIGEST=unknown
 LABEL org.opencontainers.image.title="llm-twin" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.revision="${COMMIT}" \
-      org.opencontainers.image.version="${MODEL_VERSION}" \
-      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
-      llm-twin.dataset-digest="${DATASET_DIGEST}" \
-      llm-twin.source-tag="${SOURCE_TAG}"
+      org.opencontainers.image.licenses="MIT"
 
 # What changes most comes last: another promoted version is one layer, and so is a change of code.
 FROM base AS local-llm

@@ -14,7 +14,7 @@ from invoke.tasks import task
 from llm_twin.errors import NotReadyError, TwinError
 from llm_twin.flow import stage
 from llm_twin.flow.context import context
-from llm_twin.flow.tasks import tell_errors
+from llm_twin.flow.tasks import TaskWithOptionalLast, tell_errors
 from llm_twin.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,8 +120,12 @@ def verify(c: Context, ref: str, key: str = "", identity: str = "") -> None:
         raise Exit(f"error: the image is not what it should be: {ref}", code=1)
 
 
-@task(help={"ref": "an image in a registry; default: that of the working tree"},
-      auto_shortflags=False)  # fmt: skip
+@task(
+    klass=TaskWithOptionalLast,
+    positional=["ref"],
+    help={"ref": "an image in a registry; default: that of the working tree"},
+    auto_shortflags=False,
+)
 @tell_errors
 def scan(c: Context, ref: str = "") -> None:
     """Look for secrets in every layer of an image, its history and its documents."""

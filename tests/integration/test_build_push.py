@@ -30,8 +30,6 @@ pytestmark = pytest.mark.timeout(300)
 DOCKERFILE = """\
 ARG BASE=nothing
 FROM ${BASE} AS serve
-ARG SOURCE_TAG=unknown
-LABEL llm-twin.source-tag="${SOURCE_TAG}"
 COPY bundle /twin/models/image
 COPY src /app/src
 """

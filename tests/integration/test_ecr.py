@@ -1,8 +1,11 @@
 """ECR: its repositories through boto3, and pushes from a real engine to its own host name."""
 
+# ruff: noqa: F811  (fixtures that are imported are arguments too)
+
 import contextlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -11,9 +14,11 @@ import pytest
 
 from llm_twin.delivery.credentials import Credentials
 from llm_twin.delivery.ecr import Ecr, is_ecr, lifecycle
+from llm_twin.delivery.image import Options, build_push
 from llm_twin.delivery.push import push
 from llm_twin.delivery.reference import Reference
 from llm_twin.delivery.registry import Registry, open_registry
+from llm_twin.delivery.supply_chain import verify_image
 from llm_twin.errors import ConfigError, RemoteError
 from llm_twin.settings import Settings
 from tests.integration.registry_fixtures import (
@@ -29,6 +34,7 @@ from tests.integration.registry_fixtures import (
     put_image,
     running_http,
 )
+from tests.integration.test_build_push import host, project  # noqa: F401
 
 SETTINGS = Settings()
 
@@ -106,6 +112,7 @@ def test_a_repository_is_made_when_asked_for(ecr):
         "latest",
         "git-*",
         "branch-*",
+        "sha256-*",
     ]
     assert made["imageScanningConfiguration"] == {"scanOnPush": True}
     assert made["encryptionConfiguration"] == {"encryptionType": "AES256"}
@@ -180,6 +187,25 @@ def test_an_image_goes_to_the_real_host_name_over_tls(ecr, rules, engine, image)
     assert ecr.image_digest(moved) == digest
     listed = boto3.client("ecr", region_name=REGION).describe_images(repositoryName=ref.name)
     assert {each["imageDigest"] for each in listed["imageDetails"]} == {digest}
+
+
+def test_build_push_makes_the_repository_and_delivers_to_it(ecr, rules, project):
+    root, settings = project
+    settings = replace(settings, registry=ECR_HOST)
+    with pytest.raises(ConfigError, match=r"no such repository.*build-push --create"):
+        build_push(settings, root, Options())
+    done = build_push(settings, root, Options(create=True))
+    images = ecr.client.describe_images(repositoryName=settings.repository)["imageDetails"]
+    (tags,) = [each["imageTags"] for each in images if each["imageDigest"] == done.digest]
+    assert sorted(tags) == sorted(done.tags)
+    verified = verify_image(open_registry(ECR_HOST, settings), Reference.parse(done.reference))
+    assert verified.ok, verified.checks
+
+    assert build_push(settings, root, Options()).image_id == ""
+    (root / "src" / "app.py").write_text("print('two')\n")
+    assert build_push(settings, root, Options()).digest != done.digest
+    with pytest.raises(RemoteError, match="cannot be moved"):
+        build_push(settings, root, Options(force=True, pull=False))
 
 
 def test_a_tag_that_cannot_move(ecr, rules, engine, image):

@@ -476,16 +476,7 @@ def checkout(tmp_path, monkeypatch, base_image, host):
     )  # fmt: skip
 
 
-LABELLED = [
-    "ARG BASE=nothing", "FROM ${BASE}",
-    *(f"ARG {name}=unknown" for name in (
-        "COMMIT", "MODEL_VERSION", "DATASET_DIGEST", "SOURCE_TAG", "BASE_DIGEST")),
-    'LABEL org.opencontainers.image.revision="${COMMIT}" '
-    'org.opencontainers.image.version="${MODEL_VERSION}" '
-    'org.opencontainers.image.base.digest="${BASE_DIGEST}" '
-    'llm-twin.dataset-digest="${DATASET_DIGEST}" llm-twin.source-tag="${SOURCE_TAG}"',
-    "COPY bundle /twin/models/image", "COPY . /app",
-]  # fmt: skip
+SOUND = ["ARG BASE=nothing", "FROM ${BASE}", "COPY bundle /twin/models/image", "COPY . /app"]
 
 
 def secrets_of(checkout):
@@ -508,7 +499,7 @@ def test_a_planted_secret_is_in_nothing_that_is_pushed(
 ):
     root, settings = checkout
     run = "RUN --mount=type=secret,id=pip,target=/etc/pip.conf cat /etc/pip.conf && ls -a /app"
-    (root / "Dockerfile").write_text("\n".join([*LABELLED, run]) + "\n")
+    (root / "Dockerfile").write_text("\n".join([*SOUND, run]) + "\n")
     said: list[str] = []
 
     done = build_push(settings, root, Options(), said.append)
@@ -560,7 +551,7 @@ def test_a_dockerfile_that_copies_secrets_in_is_found_out(
     (root / "Dockerfile").write_text(
         "\n".join(
             [
-                *LABELLED,
+                *SOUND,
                 f"ENV LLM_KEY={VALUES['TWIN_LLM_KEY']}",
                 f'LABEL note="it is {VALUES["REGISTRY_PASSWORD"]}"',
                 "RUN --mount=type=secret,id=pip,target=/run/pip cp /run/pip /etc/pip.conf",
@@ -663,7 +654,7 @@ def test_the_dockerfile_stage_says_what_hadolint_says(tmp_path, monkeypatch, cap
 def test_the_layers_stage_builds_and_looks(engine, checkout, docker_login, monkeypatch, capsys):
     root, settings = checkout
     settings = replace(settings, base_image=import_image(engine, f"{NAME}:base"))
-    (root / "Dockerfile").write_text("\n".join(LABELLED) + "\n")
+    (root / "Dockerfile").write_text("\n".join(SOUND) + "\n")
     monkeypatch.setattr(stages, "ROOT", root)
     for name in ("home", "embedder", "base_image", "registry", "repository"):
         monkeypatch.setenv(f"TWIN_{name.upper()}", str(getattr(settings, name)))
@@ -684,7 +675,7 @@ def test_the_layers_stage_builds_and_looks(engine, checkout, docker_login, monke
 
 def test_without_an_engine_the_layers_are_left_to_ci(checkout, monkeypatch, capsys):
     root, settings = checkout
-    (root / "Dockerfile").write_text("\n".join(LABELLED) + "\n")
+    (root / "Dockerfile").write_text("\n".join(SOUND) + "\n")
     monkeypatch.setattr(stages, "ROOT", root)
     monkeypatch.setenv("TWIN_HOME", str(settings.home))
     monkeypatch.setenv("TWIN_BASE_IMAGE", f"{settings.registry}/base@sha256:{'a1' * 32}")

@@ -140,11 +140,3 @@ def test_it_runs_as_nobody_in_particular_and_can_be_checked() -> None:
         ["serve"],
     ]
     assert any(line.startswith("HEALTHCHECK ") and "/healthz" in line for line in lines)
-
-
-@pytest.mark.parametrize(
-    "argument", ["COMMIT", "MODEL_VERSION", "DATASET_DIGEST", "SOURCE_TAG", "BASE_DIGEST"]
-)
-def test_every_label_that_a_build_gives_is_worn(argument: str) -> None:
-    label = next(line for line in stages()["base"] if line.startswith("LABEL "))
-    assert f'="${{{argument}}}"' in label

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HOST = re.compile(r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 SOURCE = "src-"  # how tags that name a content begin
-MOVING = ("latest", "git-*", "branch-*")
+MOVING = ("latest", "git-*", "branch-*", "sha256-*")  # the last: what is attached and signed
 KEEP = 50  # images
 UNTAGGED_DAYS = 14
 THROTTLED = ("ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded")

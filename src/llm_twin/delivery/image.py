@@ -121,9 +121,13 @@ def build_push(
     if not options.push:
         done.image_id = build_image(settings, sources, on_event, done)
         return done
-    registry, ref = _place(settings, sources, options)
+    host = registry_host(settings)
+    registry = open_registry(host, settings)
+    ref = Reference.parse(f"{host}/{settings.repository}:{sources.tag}")
     with done.timed("look"):
         digest = None if options.force else registry.head(ref)
+        if digest is None:
+            _check_repository(ref, settings, options.create)
     if digest is None:
         digest = _deliver(settings, sources, registry, ref, on_event, done)
     done.digest, done.reference = digest, str(ref.pinned(digest))
@@ -153,19 +157,23 @@ def build_image(
         tags=(f"{settings.repository}:{sources.tag}",),
         target=sources.target,
         platform=sources.platform,
-        build_args=sources.build_args,
+        build_args={"BASE": sources.base},
         labels={
+            **sources.labels,
             "llm-twin.smoke-question": question,
             "llm-twin.smoke-citation": citation,
-            "llm-twin.gate": json.dumps(sources.gate),
-            "llm-twin.dirty": str(sources.commit.dirty).lower(),
         },
         network=settings.build_network,
         cache_from=cache_from,
     )
     with done.timed("build"), PlainView(_Lines(on_event)) as view:  # type: ignore[arg-type]
         built = build(
-            find_engine(), sources.context(), recipe, secrets=build_secrets(), on_event=view
+            find_engine(),
+            sources.context(),
+            recipe,
+            secrets=build_secrets(),
+            credentials=_logins(settings, sources.base, *cache_from),
+            on_event=view,
         )
     done.image_id = built.image_id
     return built.image_id
@@ -195,6 +203,22 @@ def registry_host(settings: Settings) -> str:
     return address.removeprefix("http://")
 
 
+def _logins(settings: Settings, *images: str) -> dict[str, tuple[str, str]]:
+    """User and password for the registries of images that the build may fetch, where ECR has one.
+
+    The engine asks for any other login itself, when it needs it.
+    """
+    from llm_twin.delivery.ecr import is_ecr
+
+    hosts = {Reference.parse(image).host for image in images}
+    found = {
+        host: open_registry(host, settings).connection.credentials()
+        for host in hosts
+        if is_ecr(host)
+    }
+    return {host: (one.username, one.password) for host, one in found.items() if one}
+
+
 def _find(settings: Settings, root: Path, options: Options) -> Sources:
     return Sources.find(
         root,
@@ -206,16 +230,14 @@ def _find(settings: Settings, root: Path, options: Options) -> Sources:
     )
 
 
-def _place(settings: Settings, sources: Sources, options: Options) -> tuple[Registry, Reference]:
-    host = registry_host(settings)
-    ref = Reference.parse(f"{host}/{settings.repository}:{sources.tag}")
-    if options.create:
-        from llm_twin.delivery.ecr import Ecr, is_ecr
+def _check_repository(ref: Reference, settings: Settings, create: bool) -> None:
+    """Find out, or see to it, that the image will be taken, before it is built."""
+    from llm_twin.delivery.ecr import Ecr, is_ecr
 
-        if not is_ecr(host):
-            raise ConfigError("Only ECR wants its repositories made", host, "Leave --create out")
-        Ecr.open(host, settings).ensure_repository(ref.name, create=True)
-    return open_registry(host, settings), ref
+    if is_ecr(ref.host):
+        Ecr.open(ref.host, settings).ensure_repository(ref.name, create=create)
+    elif create:
+        raise ConfigError("Only ECR wants its repositories made", ref.host, "Leave --create out")
 
 
 def _deliver(
@@ -232,8 +254,10 @@ def _deliver(
 
     began = datetime.now(UTC)
     moving = ref.tagged(moving_tags(sources, is_loopback(ref.host))[0])
-    cached = () if is_loopback(ref.host) else (str(ref.tagged(LATEST)),)
-    build_image(settings, sources, on_event, done, cached)
+    latest = ref.tagged(LATEST)
+    # The engine of a laptop remembers; that of a CI job begins with nothing.
+    cached = not is_loopback(ref.host) and registry.head(latest)
+    build_image(settings, sources, on_event, done, (str(latest),) if cached else ())
     engine = find_engine()
     with done.timed("push"):
         digest = push(engine, done.image_id, moving, registry, on_event)
@@ -266,7 +290,6 @@ def describe(
     from llm_twin.delivery.supply_chain import attach_documents
 
     signer = find_signer(settings.cosign_key, settings.cosign_keyless, os.environ)
-    arguments = sources.build_args
     origin = provenance.Provenance(
         name=ref.repository,
         digest=ref.digest,
@@ -276,11 +299,11 @@ def describe(
         base=sources.base,
         base_digest=sources.base_digest,
         model_version=sources.bundle.version,
-        dataset_digest=arguments["DATASET_DIGEST"],
+        dataset_digest=sources.dataset,
         gate=sources.gate,
         target=sources.target,
         platform=sources.platform or "{Os}/{Architecture}".format(**engine.image(image)),
-        build_args=arguments,
+        build_args={"BASE": sources.base},
         started=began.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance.origin(os.environ),

@@ -5,6 +5,7 @@ All of it goes into one tag, so that the same sources are never built twice, on 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -136,15 +137,21 @@ class Sources:
         return dict(self.bundle.manifest.get("details") or {})
 
     @property
-    def build_args(self) -> dict[str, str]:
-        """The Dockerfile's arguments: the base image, and what its labels say."""
+    def dataset(self) -> str:
+        """The digest of what the twin was trained on."""
+        return str(self.details.get("dataset", "unknown"))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the image says of itself."""
         return {
-            "BASE": self.base,
-            "BASE_DIGEST": self.base_digest,
-            "COMMIT": self.commit.sha,
-            "MODEL_VERSION": self.bundle.version,
-            "DATASET_DIGEST": str(self.details.get("dataset", "unknown")),
-            "SOURCE_TAG": self.tag,
+            "org.opencontainers.image.revision": self.commit.sha,
+            "org.opencontainers.image.version": self.bundle.version,
+            "org.opencontainers.image.base.digest": self.base_digest,
+            "llm-twin.source-tag": self.tag,
+            "llm-twin.dataset-digest": self.dataset,
+            "llm-twin.gate": json.dumps(self.gate),
+            "llm-twin.dirty": str(self.commit.dirty).lower(),
         }
 
     @property
