@@ -161,3 +161,23 @@ def test_the_lock_names_no_index_and_no_torch():
         assert "--index" not in text
         assert not any(line.startswith(("torch==", "nvidia-")) for line in text.splitlines())
         assert text.count("--hash=sha256:") >= text.count("==")
+
+
+@pytest.mark.parametrize(
+    ("line", "before", "after"),
+    [
+        ("invoke ct", True, True),
+        ("invoke build-push", True, False),
+        ("invoke ci", True, False),
+        ("invoke ask build-push?", False, False),
+        ("nox -s tests", False, False),
+    ],
+)
+def test_torch_is_installed_where_a_twin_is_to_be_trained(
+    tmp_path, monkeypatch, line, before, after
+):
+    launcher = load_launcher()
+    monkeypatch.setenv("TWIN_HOME", str(tmp_path))
+    assert launcher.trains(line.split()) is before
+    (tmp_path / "models" / "production").mkdir(parents=True)
+    assert launcher.trains(line.split()) is after
