@@ -261,6 +261,7 @@ def layer_files(archive):
 
 
 BUILD = """
+import signal
 import sys
 from pathlib import Path
 from llm_twin.delivery.buildkit import Recipe, build
@@ -270,6 +271,8 @@ from llm_twin.delivery.engine import find_engine
 def said(event):
     print(event, flush=True)
 
+# A shell in the background has it ignored, and what it starts too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 build(find_engine(), context_tar(Path(sys.argv[1])), Recipe(network="host"), on_event=said)
 """
 
