@@ -164,8 +164,8 @@ def warm(
             print(f"warm, {number + 1} of {options.repeat}", file=sys.stderr)
             for name, command in commands.items():
                 bench.run(command, rows["unchanged"][name])
+            bench.change(f"change {number}")
             for name, command in commands.items():
-                bench.change(f"{number} for {name}")
                 bench.run(command, rows["code"][name])
         from llm_twin.delivery.engine import Address
 
@@ -250,12 +250,12 @@ def main() -> int:
         bar = f"≤ 450 MB, ≤ 170 MB: {_met(small)}"
         sized = [["image", "unpacked", "compressed", "bar"]]
         sized.append(["ours", f"{unpacked / 1e6:.0f} MB", f"{packed / 1e6:.0f} MB", bar])
+        facts = machine()
+        note = caption(facts, options) if options.markdown else json.dumps(facts)
+        print(show(lines), show(sized), note, sep="\n\n", flush=True)
         if options.handbook:
-            big = handbook(folder, options, image)
-            sized.append(["handbook's style", *(f"{size / 1e6:.0f} MB" for size in big), ""])
-    print(show(lines), show(sized), sep="\n\n")
-    facts = machine()
-    print(f"\n{json.dumps(facts)}" if not options.markdown else f"\n{caption(facts, options)}")
+            big = [f"{size / 1e6:.0f} MB" for size in handbook(folder, options, image)]
+            print(show([sized[0][:3], ["handbook's style", *big]]))
     return 0 if met and small else 1
 
 
