@@ -163,10 +163,10 @@ def warm(
         for number in range(options.repeat):
             print(f"warm, {number + 1} of {options.repeat}", file=sys.stderr)
             for name, command in commands.items():
-                bench.run(command, rows["unchanged"][name])
-            bench.change(f"change {number}")
-            for name, command in commands.items():
+                # Of its own: what one has built, the other would find in the engine's cache.
+                bench.change(f"change {number} for {name}")
                 bench.run(command, rows["code"][name])
+                bench.run(command, rows["unchanged"][name])
         from llm_twin.delivery.engine import Address
 
         return rows, sizes(Engine.connect(Address(bench.docker_host)), bench, "llm-twin")
