@@ -25,9 +25,9 @@ COPY requirements/serve.txt /serve.txt
 RUN --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
     python3 -m venv --without-pip /opt/venv && \
-    /opt/uv/bin/uv pip install --quiet --python /opt/venv --require-hashes \
+    /opt/uv/bin/uv pip install --quiet --python /opt/venv --no-deps --require-hashes \
     --requirement /serve.txt && \
-    /opt/uv/bin/uv pip uninstall --quiet --python /opt/venv hf-xet invoke pygments rich && \
+    /opt/uv/bin/uv pip uninstall --quiet --python /opt/venv hf-xet invoke pygments && \
     find /opt/venv -type d -name tests -prune -exec rm -r {} +
 
 # torch as ./bootstrap has it: by backend and not by hash, from the configured index if that has it.

@@ -11,7 +11,9 @@ import nox
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+LOCKS = {"serve": ("serve", "trace"), "ct": ("ct",), "dev": ("dev",)}
 LOCK_PREFIXES_LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-")
+OPIK_ONLY = {"iniconfig", "pluggy", "pytest", "rapidfuzz", "watchfiles"}
 
 nox.options.sessions = ["lint", "types", "workflows", "secrets", "tests", "chaos"]
 nox.options.reuse_existing_virtualenvs = True
@@ -128,19 +130,21 @@ def package(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Write requirements/*.txt anew from pyproject.toml."""
     fill(session)
-    for name in ("serve", "ct", "dev"):
-        compile_lock(session, name)
+    for name, extras in LOCKS.items():
+        compile_lock(session, name, extras)
 
 
-def compile_lock(session: nox.Session, extra: str) -> None:
-    """Resolve once, then again without torch and what only torch's CUDA builds need."""
+def compile_lock(session: nox.Session, name: str, extras: tuple[str, ...]) -> None:
+    """Resolve once, then again without torch, what only its CUDA builds and Opik's tools need."""
     command = [
-        "uv", "pip", "compile", "pyproject.toml", "--extra", extra, "--universal", "-q",
-        "--python-version", PYTHONS[0], "--generate-hashes", "--no-emit-index-url",
-        "--no-annotate", "--no-header", *session.posargs,
+        "uv", "pip", "compile", "pyproject.toml", *(f"--extra={extra}" for extra in extras),
+        "--universal", "-q", "--python-version", PYTHONS[0], "--generate-hashes",
+        "--no-emit-index-url", "--no-annotate", "--no-header", *session.posargs,
     ]  # fmt: skip
-    target = ROOT / "requirements" / f"{extra}.txt"
+    target = ROOT / "requirements" / f"{name}.txt"
     session.run(*command, "-o", str(target))
-    names = (line.partition("==")[0] for line in target.read_text().splitlines())
-    left_out = sorted({name for name in names if name.startswith(LOCK_PREFIXES_LEFT_OUT)})
-    session.run(*command, *(f"--no-emit-package={name}" for name in left_out), "-o", str(target))
+    names = {line.partition("==")[0] for line in target.read_text().splitlines()}
+    left_out = {package for package in names if package.startswith(LOCK_PREFIXES_LEFT_OUT)}
+    if name != "dev":
+        left_out |= names & OPIK_ONLY
+    session.run(*command, *(f"--no-emit-package={package}" for package in sorted(left_out)), "-o", str(target))

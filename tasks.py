@@ -8,5 +8,5 @@ from llm_twin.flow.tasks import collection
 MORE = (ci.ask, ci.search, ci.serve, *ci.release.TASKS)
 
 namespace = collection(ci.registry, Path(__file__).resolve().parent, *MORE)
-for more in (ci.image.registry, ci.supply_chain.image, ci.aws):
+for more in (ci.image.registry, ci.supply_chain.image, ci.aws, ci.prompts, ci.traces, ci.watch):
     namespace.add_collection(more)

@@ -7,10 +7,13 @@ standard library is imported when the stage runs.
 from ci import image, quality, release, supply_chain, training
 from ci.answering import ask, search
 from ci.cloud import aws
+from ci.prompts import prompts
 from ci.serve import serve
+from ci.traces import traces
+from ci.watch import collection as watch
 from llm_twin.flow import registry
 
 __all__ = [
-    "ask", "aws", "image", "quality", "registry", "release", "search", "serve", "supply_chain",
-    "training",
+    "ask", "aws", "image", "prompts", "quality", "registry", "release", "search", "serve",
+    "supply_chain", "traces", "training", "watch",
 ]  # fmt: skip

@@ -65,6 +65,28 @@ class Settings:
         sagemaker_bake: seconds that it is watched before it gets the rest.
         cosign_key: key that images are signed with, as ``cosign sign --key`` takes it; empty: none.
         cosign_keyless: whether they are signed with a GitHub job's identity instead.
+        trace: whether the service traces its answers.
+        trace_project: Opik's name for where traces go.
+        trace_patterns: more to redact: regular expressions, one a line.
+        trace_presidio: language that Presidio is asked in besides, like ``en``; empty: not asked.
+        trace_rate: 0..1, the share of traces that is kept.
+        trace_slow: seconds; a trace that took longer is kept whatever the share.
+        trace_low_score: a trace with a feedback score below it is kept whatever the share.
+        trace_grace: seconds during which every trace is kept, so that scores may still arrive.
+        trace_days: age in days at which traces are deleted; 0: never.
+        trace_mb: size in MiB of the trace store beyond which the oldest are deleted; 0: none.
+        trace_key: key that ``traces.serve`` asks of its clients; needed beyond loopback.
+        opik_url: API of a real Opik that traces are forwarded to, like
+            ``https://www.comet.com/opik/api/``; empty: none.
+        opik_key: its API key; never printed.
+        opik_workspace: its workspace.
+        judge_model: model that scores traced answers through an OpenAI-compatible endpoint;
+            empty: none does.
+        judge_url: base URL of that endpoint, with ``/v1``.
+        judge_key: its key; never printed.
+        api_keys: keys, one of which the service asks of its clients, apart by commas; empty: none.
+        serve_concurrency: questions answered at a time by one worker; more wait, then get a 429.
+        serve_timeout: seconds that one answer may take.
 
     """
 
@@ -102,6 +124,26 @@ class Settings:
     sagemaker_bake: int = 300
     cosign_key: str = ""
     cosign_keyless: bool = False
+    trace: bool = True
+    trace_project: str = "llm-twin"
+    trace_patterns: str = ""
+    trace_presidio: str = ""
+    trace_rate: float = 1.0
+    trace_slow: float = 10.0
+    trace_low_score: float = 0.5
+    trace_grace: float = 3600.0
+    trace_days: float = 0.0
+    trace_mb: int = 0
+    trace_key: str = field(default="", repr=False)
+    opik_url: str = ""
+    opik_key: str = field(default="", repr=False)
+    opik_workspace: str = "default"
+    judge_model: str = ""
+    judge_url: str = "https://api.openai.com/v1"
+    judge_key: str = field(default="", repr=False)
+    api_keys: str = field(default="", repr=False)
+    serve_concurrency: int = 8
+    serve_timeout: float = 60.0
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:

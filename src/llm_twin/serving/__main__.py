@@ -1,7 +1,7 @@
 """``python -m llm_twin.serving``: the service as a container runs it.
 
-Every flag has a variable: TWIN_HOST, TWIN_PORTS (with commas) and TWIN_GRACE. SageMaker starts a
-container with the argument ``serve``, which changes nothing.
+Every flag has a variable: TWIN_HOST, TWIN_PORTS (with commas), TWIN_GRACE and TWIN_WORKERS.
+SageMaker starts a container with the argument ``serve``, which changes nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until stopped; return the exit code."""
     given = _parser().parse_args(arguments)
     try:
-        serve(Settings.load(), given.host, given.port, given.grace)
+        return serve(Settings.load(), given.host, given.port, given.grace, given.workers)
     except TwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
         default=env.get("TWIN_GRACE") or GRACE,
         metavar="SECONDS",
         help=f"for running requests at the end; default: {GRACE:g}",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=env.get("TWIN_WORKERS") or 1,
+        metavar="N",
+        help="processes that answer; default: 1",
     )
     return parser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_twin.errors import UserError
@@ -13,12 +13,14 @@ from llm_twin.serving.citations import Citation, numbered, used
 from llm_twin.serving.echoes import without_echoes
 from llm_twin.serving.extractive import extract, opening
 from llm_twin.serving.prompts import load_prompt
+from llm_twin.tracing.track import traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from llm_twin.retrieval.ports import Hit
-    from llm_twin.serving.llm import LLM
+    from llm_twin.serving.llm import LLM, Completion
+    from llm_twin.serving.prompts import Prompt
     from llm_twin.serving.twin import Twin
 
     Mode = Literal["extractive", "local", "openai"]
@@ -47,6 +49,8 @@ class Answer:
         timings: milliseconds per step.
         note: what a reader should know beside it, or "".
         prompt: ``name@version`` of the template, or "".
+        prompt_tokens: tokens that the model read, 0 when it does not tell.
+        completion_tokens: tokens that it wrote, 0 when it does not tell.
 
     """
 
@@ -59,13 +63,37 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)
     note: str = ""
     prompt: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
 
 
-def answer(question: str, twin: Twin, llm: LLM | None = None, k: int = 5) -> Answer:
+def _asked(
+    question: str, twin: Twin, llm: LLM | None = None, k: int = 5, thread: str = ""
+) -> dict[str, Any]:
+    asked = {"question": question[: LONGEST_QUESTION * 2], "k": k}
+    return {"input": asked, "thread_id": thread, "metadata": twin.provenance}
+
+
+def _chunks(hits: Sequence[Hit]) -> dict[str, Any]:
+    chunks = [
+        {"id": hit.chunk.id, "score": hit.score, "title": hit.chunk.prefix, "text": hit.chunk.text}
+        for hit in hits
+    ]
+    return {"output": {"chunks": chunks}}
+
+
+def _cites(cited: tuple[str, list[Citation]]) -> dict[str, Any]:
+    return {"output": {"text": cited[0], "citations": [asdict(citation) for citation in cited[1]]}}
+
+
+@traced("answer", before=_asked, after=lambda found: {"output": found.to_dict()})
+def answer(
+    question: str, twin: Twin, llm: LLM | None = None, k: int = 5, thread: str = ""
+) -> Answer:
     """Answer from the author's texts, or decline.
 
     Args:
@@ -73,6 +101,7 @@ def answer(question: str, twin: Twin, llm: LLM | None = None, k: int = 5) -> Ans
         twin: the opened production bundle.
         llm: writes the answer from the passages; None quotes them.
         k: passages to look at.
+        thread: the conversation that the answer's trace belongs to, or "".
 
     Raises:
         UserError: the question is empty or too long, or k is out of range.
@@ -85,7 +114,7 @@ def answer(question: str, twin: Twin, llm: LLM | None = None, k: int = 5) -> Ans
         raise UserError("k is out of range", k, f"Ask for 1 to {MOST_PASSAGES} passages")
     clock = _Clock()
     with clock.step("retrieve"):
-        hits = twin.search(asked, k)
+        hits = _retrieved(asked, twin, k)
     with clock.step("judge"):
         judged = without_echoes(asked, hits, twin.embedder)
         vectors = twin.embedder is not None
@@ -123,12 +152,22 @@ def clean_question(question: str) -> str:
     return asked
 
 
+@traced(
+    "retrieve",
+    "tool",
+    before=lambda question, twin, k: {"input": {"query": question, "k": k}},
+    after=_chunks,
+)
+def _retrieved(question: str, twin: Twin, k: int) -> list[Hit]:
+    return twin.search(question, k)
+
+
 def _quoted(
     question: str, hits: Sequence[Hit], twin: Twin, confidence: float, clock: _Clock
 ) -> Answer:
-    citations = extract(question, hits, twin.embedder, twin.calibration.vocabulary)
+    text, citations = _marked(_extracted(question, hits, twin))
     return Answer(
-        text="\n\n".join(map(numbered, citations, range(1, len(citations) + 1))),
+        text=text,
         citations=citations,
         abstained=False,
         confidence=confidence,
@@ -137,16 +176,29 @@ def _quoted(
     )
 
 
+@traced(
+    "generate",
+    before=lambda question, hits, twin: {"input": {"question": question, "passages": len(hits)}},
+    after=lambda citations: {"output": {"quotes": [citation.quote for citation in citations]}},
+)
+def _extracted(question: str, hits: Sequence[Hit], twin: Twin) -> list[Citation]:
+    return extract(question, hits, twin.embedder, twin.calibration.vocabulary)
+
+
+@traced("cite", after=_cites)
+def _marked(citations: list[Citation]) -> tuple[str, list[Citation]]:
+    return "\n\n".join(map(numbered, citations, range(1, len(citations) + 1))), citations
+
+
 def _generated(
     question: str, hits: Sequence[Hit], llm: LLM, confidence: float, clock: _Clock
 ) -> Answer:
     prompt = load_prompt(llm.prompt)
-    system, user = prompt.render(question=question, passages=_passages(hits))
-    completion = llm.complete(system, user, MOST_TOKENS)
+    completion = _completed(llm, *_prompted(prompt, question, hits))
     if _is_unknown(completion.text):
         return _declined(hits, confidence, llm, clock)
     offered = [Citation.of(hit.chunk, opening(hit.chunk)) for hit in hits]
-    text, citations = used(completion.text, offered)
+    text, citations = _cited(completion.text, offered)
     notes = [llm.note, "" if citations else UNCITED]
     return Answer(
         text=text,
@@ -158,7 +210,37 @@ def _generated(
         timings=clock.timings,
         note="; ".join(filter(None, notes)),
         prompt=f"{prompt.name}@{prompt.version}",
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
     )
+
+
+@traced(
+    "prompt",
+    before=lambda prompt, *_: {"input": {"template": prompt.name, "version": prompt.version}},
+    after=lambda messages: {"output": dict(zip(("system", "user"), messages, strict=True))},
+)
+def _prompted(prompt: Prompt, question: str, hits: Sequence[Hit]) -> tuple[str, str]:
+    return prompt.render(question=question, passages=_passages(hits))
+
+
+@traced(
+    "generate",
+    "llm",
+    before=lambda llm, system, user: {
+        "input": {"system": system, "user": user},
+        "provider": llm.mode,
+    },
+    after=lambda completion: completion.span(),
+)
+def _completed(llm: LLM, system: str, user: str) -> Completion:
+    began = time.perf_counter()
+    completion = llm.complete(system, user, MOST_TOKENS)
+    whole = round((time.perf_counter() - began) * 1000, 2)
+    return replace(completion, first_token_ms=completion.first_token_ms or whole)
+
+
+_cited = traced("cite", after=_cites)(used)
 
 
 def _declined(hits: Sequence[Hit], confidence: float, llm: LLM | None, clock: _Clock) -> Answer:

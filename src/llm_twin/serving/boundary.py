@@ -1,10 +1,11 @@
-"""What holds for every request: an id, a bounded body, one line of log, and never a bare crash.
+"""What holds for every request: an id, a key, a bounded body, a line of log, never a bare crash.
 
 The log never holds what was asked: neither bodies nor query strings, nor the words of an exception.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -18,13 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+
+from llm_twin.serving.keys import REFUSAL
+from llm_twin.serving.problems import Problem, response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from llm_twin.serving.keys import Keys
+    from llm_twin.serving.metrics import Figures
+
 MOST_BYTES = 64 * 1024
 """Of a request's body: enough for the longest question, however it is escaped."""
+
+MORE_BYTES = {"/v1/chat/completions": 1024 * 1024}
+"""Of bodies that hold a whole conversation."""
+
+BODY_SECONDS = 30.0
+"""In which a body has to arrive."""
 
 MOST_DROPPED = 16 * 1024 * 1024
 """Of a larger body, read and dropped: a client that is still sending would not see the answer."""
@@ -42,17 +54,13 @@ def log(entry: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def problem(status: int, sentence: str, kind: str, request_id: str) -> JSONResponse:
-    """Return the body that every error has."""
-    content = {"error": sentence, "kind": kind, "request_id": request_id}
-    return JSONResponse(content, status)
-
-
 class Boundary:
     """ASGI middleware; endpoints add to their line of log through ``request.state.log``."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, figures: Figures) -> None:
         self.app = app
+        self._keys = keys
+        self._figures = figures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -60,6 +68,7 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
+        self._figures.begin()
         entry: dict[str, Any] = {
             "request_id": _request_id(Headers(scope=scope).get(HEADER, "")),
             "method": scope["method"],
@@ -76,31 +85,47 @@ class Boundary:
         try:
             await self._answer(scope, receive, sending)
         finally:
-            entry["ms"] = round((time.perf_counter() - began) * 1000, 1)
+            seconds = time.perf_counter() - began
+            self._figures.end(scope["path"], entry.get("status"), seconds)
+            entry["ms"] = round(seconds * 1000, 1)
             log(entry)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = scope["state"]["log"]
         try:
-            body = await _read(receive)
-            if body is None:
-                entry["error"] = "UserError"
-                sentence = f"the request's body is larger than {MOST_BYTES:,} bytes"
-                refusal = problem(413, sentence, "UserError", entry["request_id"])
-                await refusal(scope, receive, send)
+            body = await self._admit(scope, receive)
+            if isinstance(body, Problem):
+                await response(body, scope["path"], entry)(scope, receive, send)
             else:
                 await self.app(scope, _once(body, receive), send)
         except ClientDisconnect:
             entry["error"] = "ClientDisconnect"
         except Exception as error:
-            entry |= {"error": type(error).__name__, "at": _places(error)}
+            at = places(error)
             if "status" not in entry:
-                sentence = "something went wrong here; the log has it under this request id"
-                failure = problem(500, sentence, "InternalError", entry["request_id"])
-                await failure(scope, receive, send)
+                words = "something went wrong here; the log has it under this request id"
+                failure = Problem(500, words, "InternalError")
+                await response(failure, scope["path"], entry)(scope, receive, send)
+            entry |= {"error": type(error).__name__, "at": at}
+
+    async def _admit(self, scope: Scope, receive: Receive) -> bytes | Problem:
+        """Return the body, or why there is no use in it."""
+        path, most = scope["path"], MORE_BYTES.get(scope["path"], MOST_BYTES)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _read(receive, most)
+        except TimeoutError:
+            sentence = f"the request's body did not arrive within {BODY_SECONDS:g} s"
+            return Problem(408, sentence, "UserError")
+        if not self._keys.accept(path, Headers(scope=scope).get("Authorization", "")):
+            return Problem(401, REFUSAL, "UserError")
+        if body is None:
+            sentence = f"the request's body is larger than {most:,} bytes"
+            return Problem(413, sentence, "UserError")
+        return body
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(receive: Receive, most: int) -> bytes | None:
     """Return the whole body, or None when it is too large."""
     pieces: list[bytes] = []
     size, more = 0, True
@@ -110,10 +135,10 @@ async def _read(receive: Receive) -> bytes | None:
             raise ClientDisconnect
         piece = message.get("body", b"")
         size += len(piece)
-        if size <= MOST_BYTES:
+        if size <= most:
             pieces.append(piece)
         more = message.get("more_body", False)
-    return b"".join(pieces) if size <= MOST_BYTES else None
+    return b"".join(pieces) if size <= most else None
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
@@ -130,7 +155,7 @@ def _request_id(given: str) -> str:
     return given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _places(error: Exception) -> list[str]:
-    """Where it happened, innermost last, without a word of what it said."""
+def places(error: Exception) -> list[str]:
+    """Return where it happened, innermost last, without a word of what it said."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     return [f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]

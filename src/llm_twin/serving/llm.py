@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from llm_twin.errors import ConfigError, NotReadyError
 
@@ -31,6 +31,8 @@ class Completion:
         model: which model it says it is.
         prompt_tokens: tokens read, 0 when the model does not tell.
         completion_tokens: tokens written, 0 when the model does not tell.
+        cost: in US dollars, None when nobody tells.
+        first_token_ms: milliseconds until its first words were here; 0: they came all at once.
 
     """
 
@@ -38,6 +40,19 @@ class Completion:
     model: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = None
+    first_token_ms: float = 0.0
+
+    def span(self) -> dict[str, Any]:
+        """Return what the trace says of it, in the names of `track.annotate`."""
+        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return {
+            "output": {"text": self.text},
+            "model": self.model,
+            "usage": usage | {"total_tokens": sum(usage.values())},
+            "total_cost": self.cost,
+            "metadata": {"ttft": self.first_token_ms},
+        }
 
 
 class LLM(Protocol):
@@ -131,4 +146,4 @@ class LocalLLM:
         """Continue the user message; the small model was trained without system messages."""
         tokens = min(max_tokens, LOCAL_TOKENS)
         text = self.language_model.answer(user, max_tokens=tokens, temperature=LOCAL_TEMPERATURE)
-        return Completion(text.strip(), self.model)
+        return Completion(text.strip(), self.model, cost=0.0)

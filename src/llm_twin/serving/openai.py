@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from llm_twin.errors import ConfigError, RemoteError, TwinError
+from llm_twin.serving.hearing import listener
 from llm_twin.serving.llm import Completion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import httpx
 
@@ -99,9 +101,15 @@ class OpenAILLM:
             ],
             "max_tokens": max_tokens,
         }
-        return self._completion(self._post(body))
+        if (hear := listener()) is None:
+            return self._post(body, self._completion)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        began = time.perf_counter()
+        return self._post(body, lambda response: self._streamed(response, hear, began))
 
-    def _post(self, body: dict[str, object]) -> httpx.Response:
+    def _post(
+        self, body: dict[str, object], read: Callable[[httpx.Response], Completion]
+    ) -> Completion:
         import httpx
 
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -109,15 +117,17 @@ class OpenAILLM:
         with httpx.Client(timeout=self.timeout, headers=headers) as client:
             for attempt in range(1, ATTEMPTS + 1):
                 wait = 0.5 * 2 ** (attempt - 1)
+                url = f"{self.url}/chat/completions"
                 try:
-                    response = client.post(f"{self.url}/chat/completions", json=body)
+                    with client.stream("POST", url, json=body) as response:
+                        if response.status_code < 400:
+                            return read(response)
+                        response.read()
                 except httpx.TimeoutException:
                     raise self._silent() from None
                 except httpx.TransportError as error:
                     failure = self._unreachable(error)
                 else:
-                    if response.status_code < 400:
-                        return response
                     failure = self._refused(response)
                     wait = max(wait, _asked_pause(response))
                     if not _is_passing(response) or wait > LONGEST_PAUSE:
@@ -127,21 +137,53 @@ class OpenAILLM:
         raise failure
 
     def _completion(self, response: httpx.Response) -> Completion:
+        response.read()
         try:
             data: Any = response.json()
-            text = data["choices"][0]["message"]["content"]
-            usage = data.get("usage") or {}
-            counts = [int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
-            model = str(data.get("model") or self.model)
+            text = data["choices"][0]["message"]["content"].strip()
+            return Completion(text, str(data.get("model") or self.model), *_counts(data))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            text, counts, model = None, [0, 0], self.model
-        if not isinstance(text, str):
-            raise RemoteError(
-                "the LLM endpoint did not answer as the OpenAI API does",
-                f"{self._shown} (HTTP {response.status_code})",
-                "Set TWIN_LLM_URL to the base URL of an OpenAI-compatible API, with /v1",
-            )
-        return Completion(text.strip(), model, *counts)
+            raise self._strange(response) from None
+
+    def _streamed(
+        self, response: httpx.Response, hear: Callable[[str], None], began: float
+    ) -> Completion:
+        """Read the words as they come and tell them; some endpoints send them at once anyway."""
+        import httpx
+
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            return self._completion(response)
+        words: list[str] = []
+        model, counts, first, ended = self.model, (0, 0), 0.0, False
+        try:
+            for data in _events(response):
+                model = str(data.get("model") or model)
+                counts = _counts(data) if data.get("usage") else counts
+                for choice in data["choices"]:
+                    ended |= bool(choice.get("finish_reason"))
+                    if word := (choice.get("delta") or {}).get("content"):
+                        first = first or (time.perf_counter() - began) * 1000
+                        words.append(word)
+                        hear(word)
+            if not ended:
+                raise httpx.RemoteProtocolError("the stream was cut off")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._strange(response) from None
+        except httpx.TransportError as error:
+            if not words:
+                raise
+            # Asked again, it would say anew what was told already.
+            raise self._unreachable(error, 1) from None
+        return Completion(
+            "".join(words).strip(), model, counts[0], counts[1], first_token_ms=round(first, 2)
+        )
+
+    def _strange(self, response: httpx.Response) -> RemoteError:
+        return RemoteError(
+            "the LLM endpoint did not answer as the OpenAI API does",
+            f"{self._shown} (HTTP {response.status_code})",
+            "Set TWIN_LLM_URL to the base URL of an OpenAI-compatible API, with /v1",
+        )
 
     @property
     def _shown(self) -> str:
@@ -154,9 +196,9 @@ class OpenAILLM:
             "Set TWIN_LLM_TIMEOUT higher, or see whether it is overloaded",
         )
 
-    def _unreachable(self, error: httpx.TransportError) -> RemoteError:
+    def _unreachable(self, error: httpx.TransportError, attempts: int = ATTEMPTS) -> RemoteError:
         return RemoteError(
-            f"the LLM endpoint cannot be reached ({type(error).__name__}, {ATTEMPTS} attempts)",
+            f"the LLM endpoint cannot be reached ({type(error).__name__}, {attempts} attempts)",
             self._shown,
             "Start it, or set TWIN_LLM_URL",
         )
@@ -179,6 +221,23 @@ class OpenAILLM:
         text = " ".join(str(message).split())
         text = text.replace(self.key, "…") if self.key else text
         return text[:160]
+
+
+def _counts(data: Any) -> tuple[int, int]:
+    usage = data.get("usage") or {}
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+
+
+def _events(response: httpx.Response) -> Iterator[Any]:
+    """Yield the objects of a stream of server-sent events."""
+    for line in response.iter_lines():
+        name, _, text = line.partition(":")
+        if name != "data":
+            continue
+        if text.strip() == "[DONE]":
+            yield {"choices": [{"finish_reason": "stop"}]}
+            return
+        yield json.loads(text)
 
 
 def without_password(url: str) -> str:

@@ -39,13 +39,13 @@ class OpenTwin:
         self._alone = threading.Lock()
         self._llms: dict[str, LLM | None] = {}
 
-    def answer(self, question: str, k: int, name: str = "") -> Answer:
+    def answer(self, question: str, k: int, name: str = "", thread: str = "") -> Answer:
         """Answer with the LLM of that name, or with that of the settings; see `answer.answer`."""
         llm = self.llm(name)
         # The small model runs under torch's process-wide seed and thread count.
         alone = self._alone if llm is not None and llm.mode == "local" else nullcontext()
         with alone:
-            return answer(question, self.twin, llm, k)
+            return answer(question, self.twin, llm, k, thread)
 
     def llm(self, name: str = "") -> LLM | None:
         """Return the LLM of that name, or that of the settings; see `llm.open_llm`."""

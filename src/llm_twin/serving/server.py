@@ -4,78 +4,194 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
+import sys
 import threading
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from llm_twin.errors import BusyError, ConfigError
+from llm_twin.errors import BusyError, ConfigError, NotReadyError, SpaceError, TwinError
 from llm_twin.serving.api import create_app
 from llm_twin.serving.boundary import log
+from llm_twin.serving.metrics import Figures
+from llm_twin.serving.workers import ENDS, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from llm_twin.serving.desk import Desk
     from llm_twin.settings import Settings
 
 GRACE = 8.0
 """Seconds that running requests get at the end; docker kills after ten."""
 
+LISTEN_ON = 2.0
+"""Seconds that ``/readyz`` still says 503 while requests run, before nothing is accepted."""
 
-def serve(settings: Settings, host: str, ports: Sequence[int], grace: float = GRACE) -> None:
+
+def serve(
+    settings: Settings, host: str, ports: Sequence[int], grace: float = GRACE, workers: int = 1
+) -> int:
     """Serve the promoted bundle until SIGTERM or SIGINT; every port answers everything.
 
     Args:
-        settings: where the bundle is.
+        settings: where the bundle is, and what is traced.
         host: address to listen at.
         ports: port 0 takes a free one; the first line of output names them all.
         grace: seconds that running requests get at the end; what is not done by then is cut off,
             and the exit code is 1.
+        workers: processes that answer; above 1, one that dies is replaced.
+
+    Returns:
+        the exit code.
 
     Raises:
         NotReadyError: nothing was promoted yet.
         BusyError: a port is taken.
-        ConfigError: the address or a port cannot be used.
+        ConfigError: the address, a port or a setting cannot be used.
 
     """
-    app = create_app(settings)
-    version = app.state.production.probe()
+    if not 1 <= workers <= 64:
+        raise ConfigError("there can be 1 to 64 workers", workers, "Set --workers")
+    figures = Figures(workers)
+    if workers == 1:
+        one = _Worker(settings, figures)
+        sockets = [_listen(host, port) for port in ports]
+        _tell_listening(host, sockets, one.version)
+        one.run(sockets, grace)
+        log({"event": "stopped"})
+        return 0
+    return _serve_many(settings, figures, host, ports, grace, workers)
+
+
+def _serve_many(
+    settings: Settings,
+    figures: Figures,
+    host: str,
+    ports: Sequence[int],
+    grace: float,
+    workers: int,
+) -> int:
     sockets = [_listen(host, port) for port in ports]
-    shown = f"[{host}]" if ":" in host else host
-    urls = [f"http://{shown}:{one.getsockname()[1]}" for one in sockets]
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-    )
-    log({"event": "listening", "urls": urls, "version": version})
-    _Server(config, grace).run(sockets)
+
+    def work(number: int, ready: Callable[[], None]) -> int:
+        figures.become(number)
+        try:
+            one = _Worker(settings, figures)
+        except TwinError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+        ready()
+        one.run(sockets, grace)
+        return 0
+
+    def end() -> None:
+        for one in sockets:
+            one.close()
+
+    pool = Workers(workers, work, grace)
+    if code := pool.begin():
+        return code
+    _tell_listening(host, sockets, workers=workers)
+    code = pool.run(end)
     log({"event": "stopped"})
+    return code
+
+
+class _Worker:
+    """A process that answers.
+
+    Attributes:
+        version: of the twin that it opened.
+
+    """
+
+    def __init__(self, settings: Settings, figures: Figures) -> None:
+        self._app = create_app(settings, figures=figures)
+        self._desk: Desk = self._app.state.desk
+        self.version = self._desk.production.probe()
+        self._ends = ExitStack()
+        self._untraced = _start_tracing(settings, self._ends) if settings.trace else None
+
+    def run(self, sockets: list[socket.socket], grace: float) -> None:
+        """Answer until a SIGTERM or SIGINT; what was asked by then is answered."""
+        config = uvicorn.Config(
+            self._app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+        )
+        if self._untraced:
+            kind = type(self._untraced).__name__
+            log({"event": "untraced", "error": kind, "reason": str(self._untraced)})
+        with self._ends:
+            _Server(config, grace, self._desk).run(sockets)
+
+
+def _start_tracing(settings: Settings, ends: ExitStack) -> TwinError | None:
+    """Trace this process's answers, and do the upkeep of the store; return why it cannot."""
+    from llm_twin.tracing import client
+    from llm_twin.tracing.upkeep import Upkeep
+
+    try:
+        tracing = client.start(settings)
+    except (NotReadyError, SpaceError) as error:
+        return error
+    ends.callback(tracing.stop)
+    ends.callback(Upkeep(tracing.store, settings).start().stop)
+    return None
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, grace: float, desk: Desk) -> None:
         super().__init__(config)
         self._grace = grace
+        self._desk = desk
+        self._told = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take no more requests, and finish those that run."""
-        self.should_exit = True
+        """Be ready no more, and finish the requests that run."""
+        if self._desk.draining:
+            return
+        self._desk.draining = True
+        self._told = time.monotonic()
         deadline = threading.Timer(self._grace, _give_up)
         deadline.daemon = True
         deadline.start()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin; a signal that a worker was sent before that is heard now."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Stop listening when nothing runs any more, or soon."""
+        if self._desk.draining:
+            waited = time.monotonic() - self._told
+            self.should_exit = not self.server_state.tasks or waited > min(LISTEN_ON, self._grace)
+        return await super().on_tick(counter)
 
 
 def _give_up() -> None:
     log({"event": "stopped", "error": "requests that still ran were cut off"})
     # The threads that answer cannot be interrupted, and a normal exit would wait for them.
     os._exit(1)
+
+
+def _tell_listening(
+    host: str, sockets: Sequence[socket.socket], version: str = "", workers: int = 1
+) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    urls = [f"http://{shown}:{one.getsockname()[1]}" for one in sockets]
+    log({"event": "listening", "urls": urls, "version": version, "workers": workers})
 
 
 def _listen(host: str, port: int) -> socket.socket:

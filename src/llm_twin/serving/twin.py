@@ -69,6 +69,14 @@ class Twin:
             manifest=bundle.manifest,
         )
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Where its answers come from, as their traces say it."""
+        details = self.manifest.get("details") or {}
+        names = {"dataset_digest": "dataset", "commit": "commit", "run_id": "run"}
+        found = {name: str(details.get(key) or "") for name, key in names.items()}
+        return {"model_version": self.version} | {name: it for name, it in found.items() if it}
+
     def search(self, question: str, k: int) -> list[Hit]:
         """Return the k best passages, best first."""
         from llm_twin.retrieval import Retriever

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from running_service import Endpoint, promote
 from small_corpora import BAKER, NOTES, MakeIndex, MakeTwin, chunks_of, settings_for
 
 from llm_twin.corpus.document import Chunk
@@ -65,3 +68,22 @@ def baker_twin(make_twin: MakeTwin, baker: list[Chunk], minilm: MiniLM) -> Twin:
 @pytest.fixture(scope="session")
 def words_twin(make_twin: MakeTwin, baker: list[Chunk]) -> Twin:
     return make_twin(baker, None)
+
+
+@pytest.fixture(scope="module")
+def home(baker: list[Chunk], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    promote(folder, baker, "v1")
+    return folder
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.may_answer.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()

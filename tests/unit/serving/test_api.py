@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from running_service import PATIENCE, QUESTION, Endpoint, Service, command, promote, serving
 from small_corpora import settings_for
 
 from llm_twin.corpus.document import Chunk
 from llm_twin.errors import SpaceError
-from llm_twin.model.bundles import Bundles
-from llm_twin.retrieval import open_index
 from llm_twin.retrieval.minilm import MiniLM
 from llm_twin.serving.answer import answer
 from llm_twin.serving.api import create_app
+from llm_twin.serving.llm import Completion
 from llm_twin.serving.production import OpenTwin, Production
 from llm_twin.serving.twin import Twin, open_production
 from llm_twin.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[3]
-QUESTION = "Why are rye loaves sticky?"
 QUESTIONS = [QUESTION, "How do I feed the sourdough starter?", "How long does rye bread keep?"]
-PATIENCE = 60
 TASK = """
 from invoke import Collection, Program
 from ci.serve import serve
@@ -44,131 +35,10 @@ Program(namespace=Collection(serve)).run()
 """
 
 
-def promote(home: Path, chunks: list[Chunk], version: str, embedder: MiniLM | None = None) -> Path:
-    bundles = Bundles(home / "models")
-    building = bundles.stage()
-    name = embedder.name if embedder else ""
-    index = open_index(settings_for(home), building / "index.db", version, name)
-    index.upsert(chunks, embedder.embed([c.passage for c in chunks]) if embedder else None)
-    index.close()
-    path = bundles.commit(building, version, {"embedder": name})
-    bundles.promote(version)
-    return path
-
-
-@dataclass
-class Service:
-    process: subprocess.Popen[str]
-    urls: list[str]
-    client: httpx.Client
-
-    def ask(self, question: str = QUESTION, **more: Any) -> httpx.Response:
-        url = f"{self.urls[0]}/v1/ask"
-        return self.client.post(url, json={"question": question, **more})
-
-    def get(self, path: str) -> httpx.Response:
-        return self.client.get(self.urls[0] + path)
-
-    def stop(self) -> list[dict[str, Any]]:
-        """Stop it as a platform does; return its log."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.log()
-
-    def log(self) -> list[dict[str, Any]]:
-        out, err = self.process.communicate(timeout=PATIENCE)
-        assert err == ""
-        return [json.loads(line) for line in out.splitlines()]
-
-
-def command(home: Path, *flags: str, code: str = "", **env: str) -> subprocess.Popen[str]:
-    line = ["-c", code] if code else ["-m", "llm_twin.serving"]
-    settings = {"TWIN_HOME": str(home), "TWIN_EMBEDDER": "words", **env}
-    return subprocess.Popen(
-        [sys.executable, *line, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **settings},
-    )
-
-
-@contextmanager
-def serving(home: Path, *flags: str, code: str = "", **env: str) -> Iterator[Service]:
-    with command(home, *(flags or ("--port", "0")), code=code, **env) as process:
-        try:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            assert first, process.stderr and process.stderr.read()
-            with httpx.Client(timeout=PATIENCE) as client:
-                yield Service(process, json.loads(first)["urls"], client)
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            finally:
-                process.kill()
-
-
-@pytest.fixture(scope="module")
-def home(baker: list[Chunk], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    promote(folder, baker, "v1")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[Service]:
     with serving(home, "serve", "--port", "0,0") as running:
         yield running
-
-
-class Endpoint(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint that answers when it is let."""
-
-    daemon_threads = True
-    status = 200
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Chat)
-        self.asked, self.may_answer = threading.Event(), threading.Event()
-        self.settings = {
-            "TWIN_LLM_URL": f"http://127.0.0.1:{self.server_port}/v1",
-            "TWIN_LLM_MODEL": "stand-in",
-            "TWIN_LLM_KEY": "key-of-the-endpoint",
-        }
-
-
-class Chat(BaseHTTPRequestHandler):
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.set()
-        self.server.may_answer.wait(PATIENCE)
-        body = {
-            "model": "stand-in",
-            "choices": [{"message": {"content": "Pentosans bind water [1]."}}],
-            "error": {"message": "words of a stranger"},
-        }
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Keep the test's output clean."""
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.may_answer.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_it_answers_as_the_command_does(service: Service, home: Path) -> None:
@@ -371,17 +241,14 @@ def test_a_failing_llm_is_a_bad_gateway_without_its_words(home: Path, endpoint: 
         assert private not in failed.text + json.dumps(log)
 
 
-def test_an_llm_that_is_not_set_up_is_the_services_fault(service: Service) -> None:
-    refused = service.ask(llm="openai")
+@pytest.mark.parametrize("llm", ["openai", "local"])
+def test_an_llm_that_the_service_was_not_given_cannot_be_asked_for(
+    service: Service, llm: str
+) -> None:
+    refused = service.ask(llm=llm)
 
-    assert (refused.status_code, refused.json()["kind"]) == (500, "ConfigError")
-    assert refused.json()["error"] == "the service is not set up for this"
-
-
-def test_an_llm_that_is_not_there_is_unavailable(service: Service) -> None:
-    refused = service.ask(llm="local")
-
-    assert (refused.status_code, refused.json()["kind"]) == (503, "NotReadyError")
+    assert (refused.status_code, refused.json()["kind"]) == (400, "UserError")
+    assert refused.json()["error"] == f"this service has no such LLM: '{llm}'. Leave it out"
 
 
 def test_the_log_is_a_line_a_request_and_never_what_was_asked(home: Path) -> None:
@@ -633,11 +500,11 @@ def test_the_small_model_answers_one_at_a_time(
     at_once: list[int] = []
     inside: list[int] = []
 
-    def complete(*_: object) -> SimpleNamespace:
+    def complete(*_: object) -> Completion:
         inside.append(1)
         at_once.append(len(inside))
         inside.pop()
-        return SimpleNamespace(text="Rye [1].", model="small")
+        return Completion("Rye [1].", "small")
 
     small = SimpleNamespace(mode="local", model="small", prompt="local", note="", complete=complete)
     opened = OpenTwin(words_twin, Settings(home=tmp_path, llm="local"))

@@ -1,0 +1,1 @@
+"""A small Opik server over one SQLite file: what it acknowledged, it keeps."""
