@@ -36,7 +36,7 @@ def _store() -> Iterator[tuple[Store, Settings]]:
     from llm_twin.tracing.store.store import Store
 
     settings = Settings.load(root=ROOT)
-    with closing(Store(settings.home, settings)) as store:
+    with closing(Store(settings.traces, settings)) as store:
         yield store, settings
 
 

@@ -108,7 +108,7 @@ def workers(settings: Settings) -> list[Worker]:
     from llm_twin.tracing.evaluation.worker import Worker
     from llm_twin.tracing.store.store import Store
 
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     found = [Worker(store, RULES, project=settings.trace_project)]
     if judge := Judge.of(settings, store, JUDGED_PER_HOUR):
         judged = [
@@ -161,7 +161,7 @@ def figures(c: Context, minutes: float = 15.0, json: bool = False) -> None:
     if not 0 < minutes <= 7 * 24 * 60:
         raise UserError("a window is up to a week", f"{minutes:g} minutes", "Ask for 15")
     settings = Settings.load(root=ROOT)
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     found = windows.metrics(store, minutes, project=settings.trace_project)
     if json:
         print(jsonlib.dumps({name: dataclasses.asdict(one) for name, one in found.items()}))

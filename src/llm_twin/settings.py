@@ -66,6 +66,8 @@ class Settings:
         cosign_key: key that images are signed with, as ``cosign sign --key`` takes it; empty: none.
         cosign_keyless: whether they are signed with a GitHub job's identity instead.
         trace: whether the service traces its answers.
+        trace_home: the folder of traces; default ``<home>/traces``. One of its own, because a
+            container that is deployed here may write to nothing else.
         trace_project: Opik's name for where traces go.
         trace_patterns: more to redact: regular expressions, one a line.
         trace_presidio: language that Presidio is asked in besides, like ``en``; empty: not asked.
@@ -87,6 +89,11 @@ class Settings:
         api_keys: keys, one of which the service asks of its clients, apart by commas; empty: none.
         serve_concurrency: questions answered at a time by one worker; more wait, then get a 429.
         serve_timeout: seconds that one answer may take.
+        alert_urls: where alerts go, one ``name=url`` a line, as Apprise writes URLs; the first is
+            the default, the next stand in for it, and one with a ``+`` before its name gets
+            everything too; empty: ``alerts.log`` and the console alone.
+        alert_timeout: seconds that one of them may take to answer.
+        alert_dedup: for how long a repeat is only counted, like ``1h``.
 
     """
 
@@ -125,6 +132,7 @@ class Settings:
     cosign_key: str = ""
     cosign_keyless: bool = False
     trace: bool = True
+    trace_home: Path | None = None
     trace_project: str = "llm-twin"
     trace_patterns: str = ""
     trace_presidio: str = ""
@@ -144,6 +152,9 @@ class Settings:
     api_keys: str = field(default="", repr=False)
     serve_concurrency: int = 8
     serve_timeout: float = 60.0
+    alert_urls: str = field(default="", repr=False)
+    alert_timeout: float = 10.0
+    alert_dedup: str = "1h"
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:
@@ -166,14 +177,22 @@ class Settings:
         settings = cls(**values)  # type: ignore[arg-type]
         _check_cache(settings)
         home = (root / settings.home.expanduser()).absolute()
-        embedder_home = settings.embedder_home
+        embedder_home, trace_home = settings.embedder_home, settings.trace_home
         return dataclasses.replace(
             settings,
             home=home,
             embedder_home=home / "embedder"
             if embedder_home is None
             else (root / embedder_home.expanduser()).absolute(),
+            trace_home=home / "traces"
+            if trace_home is None
+            else (root / trace_home.expanduser()).absolute(),
         )
+
+    @property
+    def traces(self) -> Path:
+        """The folder of traces, also of settings that were not loaded from the environment."""
+        return self.trace_home or self.home / "traces"
 
 
 def _check_cache(settings: Settings) -> None:

@@ -31,7 +31,7 @@ from llm_twin.tracing.store.store import Store
 forwarder.LONGEST_WAIT, forwarder.FIRST_WAIT, upkeep.LOCK_SECONDS = 0.2, 0.05, 0.05
 upkeep.POLL_SECONDS = 0.02
 settings = Settings(home=Path(sys.argv[1]), opik_url=sys.argv[2])
-upkeep.Upkeep(Store(settings.home), settings).start()
+upkeep.Upkeep(Store(settings.traces), settings).start()
 print("forwards", flush=True)
 time.sleep(120)
 """
@@ -95,7 +95,7 @@ def test_all_arrives_once_whatever_happens(tmp_path):
     chance = random.Random(f"{SEED} forwarder")
     remote, stop = Remote(tmp_path / "there", chance), threading.Event()
     settings = Settings(home=tmp_path / "here", opik_url=remote.url)
-    here = Store(settings.home)
+    here = Store(settings.traces)
     writer = threading.Thread(target=write, args=(here, stop))
     writer.start()
     ways = []

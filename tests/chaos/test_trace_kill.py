@@ -119,7 +119,7 @@ def test_every_answer_that_was_returned_has_its_whole_trace(tmp_path: Path) -> N
 
     store = Store(tmp_path)
     deadline = time.monotonic() + 30
-    while list((tmp_path / "journal").glob("*.journal")) and time.monotonic() < deadline:
+    while list((tmp_path / "traces" / "journal").glob("*.journal")) and time.monotonic() < deadline:
         client.recover(Settings(home=tmp_path), store)
     whole = {
         name.removeprefix("n=")
@@ -131,6 +131,6 @@ def test_every_answer_that_was_returned_has_its_whole_trace(tmp_path: Path) -> N
     print(f"{KILLS} kills, {len(returned)} answers returned, {len(whole)} whole traces")
     assert len(returned) >= KILLS // 2
     assert returned - whole == set()
-    assert list((tmp_path / "journal").glob("*.journal")) == []
-    assert not (tmp_path / "journal" / "refused.ndjson").exists()
+    assert list((tmp_path / "traces" / "journal").glob("*.journal")) == []
+    assert not (tmp_path / "traces" / "journal" / "refused.ndjson").exists()
     store.close()

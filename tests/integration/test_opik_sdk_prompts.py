@@ -213,7 +213,7 @@ def test_published_templates_render_in_opik_as_they_do_in_the_answer_path(tmp_pa
     settings = Settings(home=tmp_path)
     publish(settings, templates())
     values = {"question": "Is 1 < 2 & {{3}} “four”?", "passages": "[1] $passages\n\n<b>"}
-    store = Store(tmp_path)
+    store = Store(tmp_path / "traces")
     hook = HttpxClientHook(None, {"transport": transport(store)})
     monkeypatch.setattr(httpx_client_hook, "_httpx_client_hooks", [hook])
     client = opik.Opik(project_name=settings.trace_project, host="http://localhost/api/")
@@ -230,7 +230,7 @@ def test_published_templates_render_in_opik_as_they_do_in_the_answer_path(tmp_pa
 def test_an_evaluation_is_read_back_as_an_experiment(tmp_path, monkeypatch):
     items = [Item.of_retrieval(f"q{n}", 1 / (n + 1), f"What is {n}?", f"d{n}") for n in range(3)]
     record(Settings(home=tmp_path), "withheld", "v1", items, {"corpus": "notes"}, {"bits": 2.5})
-    store = Store(tmp_path)
+    store = Store(tmp_path / "traces")
     hook = HttpxClientHook(None, {"transport": transport(store)})
     monkeypatch.setattr(httpx_client_hook, "_httpx_client_hooks", [hook])
     client = opik.Opik(project_name="llm-twin", host="http://localhost/api/")

@@ -107,7 +107,7 @@ def test_killed_workers_lose_no_trace_of_an_answer_that_was_given(
     service.process.terminate()
     service.process.communicate(timeout=PATIENCE)
 
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     recover(settings, store)
     assert service.process.returncode == 0
     assert len(answers) > 20

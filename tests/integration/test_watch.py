@@ -79,7 +79,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def traces(home: Path) -> list[dict[str, Any]]:
-    store = Store(home)
+    store = Store(home / "traces")
     body = json.dumps({"project_name": "llm-twin"}).encode()
     answer = store.handle(Request("POST", "v1/private/traces/search", body=body))
     found = [json.loads(line) for line in b"".join(answer.body).splitlines()]
@@ -182,7 +182,7 @@ def test_watching_goes_on_until_it_is_told_to_stop(
         TWIN_JUDGE_MODEL="tiny",
         TWIN_JUDGE_URL=f"http://127.0.0.1:{judge.server_port}/v1",
     )
-    store = Store(tmp_path)
+    store = Store(tmp_path / "traces")
     watching = subprocess.Popen(
         [sys.executable, "-c", INVOKE, "watch"],
         env=env,

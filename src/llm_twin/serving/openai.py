@@ -141,7 +141,9 @@ class OpenAILLM:
         try:
             data: Any = response.json()
             text = data["choices"][0]["message"]["content"].strip()
-            return Completion(text, str(data.get("model") or self.model), *_counts(data))
+            return Completion(
+                text, str(data.get("model") or self.model), *_counts(data), _cost(data)
+            )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise self._strange(response) from None
 
@@ -154,11 +156,14 @@ class OpenAILLM:
         if "text/event-stream" not in response.headers.get("content-type", ""):
             return self._completion(response)
         words: list[str] = []
-        model, counts, first, ended = self.model, (0, 0), 0.0, False
+        model, first, ended = self.model, 0.0, False
+        counts: tuple[int, int] = (0, 0)
+        cost: float | None = None
         try:
             for data in _events(response):
                 model = str(data.get("model") or model)
-                counts = _counts(data) if data.get("usage") else counts
+                if data.get("usage"):
+                    counts, cost = _counts(data), _cost(data)
                 for choice in data["choices"]:
                     ended |= bool(choice.get("finish_reason"))
                     if word := (choice.get("delta") or {}).get("content"):
@@ -175,7 +180,7 @@ class OpenAILLM:
             # Asked again, it would say anew what was told already.
             raise self._unreachable(error, 1) from None
         return Completion(
-            "".join(words).strip(), model, counts[0], counts[1], first_token_ms=round(first, 2)
+            "".join(words).strip(), model, *counts, cost, first_token_ms=round(first, 2)
         )
 
     def _strange(self, response: httpx.Response) -> RemoteError:
@@ -226,6 +231,12 @@ class OpenAILLM:
 def _counts(data: Any) -> tuple[int, int]:
     usage = data.get("usage") or {}
     return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+
+
+def _cost(data: Any) -> float | None:
+    """In US dollars, where the endpoint says so, as routers in front of several models do."""
+    cost = (data.get("usage") or {}).get("cost")
+    return None if cost is None else float(cost)
 
 
 def _events(response: httpx.Response) -> Iterator[Any]:

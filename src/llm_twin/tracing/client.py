@@ -66,7 +66,7 @@ class Tracing:
         self.settings = settings
         self.store = store
         self.redactor = Redactor.of(settings)
-        self.journal = Journal(settings.home / "journal", deliver_to(store))
+        self.journal = Journal(settings.traces / "journal", deliver_to(store))
         _Inside.leave()
         _Inside.leave = Interceptor(self.journal, self.redactor, metadata).install()
         self.journal.begin()
@@ -174,13 +174,13 @@ def recover(settings: Settings, store: Store) -> int:
         Unavailable: the store cannot take it now; nothing is lost.
 
     """
-    return Journal(settings.home / "journal", deliver_to(store)).recover()
+    return Journal(settings.traces / "journal", deliver_to(store)).recover()
 
 
 def _open_store(settings: Settings) -> Store:
     from llm_twin.tracing.store.store import Store
 
-    return Store(settings.home, settings)
+    return Store(settings.traces, settings)
 
 
 def _prepare_sdk(project: str) -> None:

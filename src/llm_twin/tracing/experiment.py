@@ -82,7 +82,7 @@ def record(
     """
     if not settings.trace or importlib.util.find_spec("opik") is None:
         return ""
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     try:
         with store.database.write():
             return _record(

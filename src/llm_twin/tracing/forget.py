@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llm_twin.errors import BusyError, ConfigError
 from llm_twin.tracing.client import recover
@@ -73,7 +73,15 @@ class Found:
         return found | {"dataset item": len(self.items), "refused record": len(self.refused)}
 
 
-class _Needle:
+class Needle(Protocol):
+    """What is looked for."""
+
+    def within(self, text: str | None) -> bool:
+        """Whether a text holds it."""
+        ...
+
+
+class _Text:
     """A text, however it is written in JSON and whatever its case."""
 
     def __init__(self, *texts: str) -> None:
@@ -86,28 +94,35 @@ class _Needle:
         return any(one in folded for one in self._texts)
 
 
-def find(store: Store, settings: Settings, thread: str = "", contains: str = "") -> Found:
+def find(
+    store: Store,
+    settings: Settings,
+    thread: str = "",
+    contains: str = "",
+    needle: Needle | None = None,
+) -> Found:
     """Look for a conversation by its thread id, or for a text in everything that is stored.
 
-    What killed processes left in their journals is put into the store first.
+    What killed processes left in their journals is put into the store first. Where a text is more
+    than its words, ``needle`` tells whether something holds it.
 
     Raises:
-        ConfigError: neither is given, or both.
+        ConfigError: none of the three is given, or several.
 
     """
-    if bool(thread) == bool(contains):
+    if sum(map(bool, (thread, contains, needle))) != 1:
         raise ConfigError(
             "say what to forget", "traces.forget", "Give --thread ID or --contains TEXT"
         )
     recover(settings, store)
-    found, journal = Found(), settings.home / "journal"
+    found, journal = Found(), settings.traces / "journal"
     if thread:
         # A thread that was named after a person is stored under a pseudonym.
         names = {thread, Redactor.of(settings).identifier(thread)}
         _by_thread(store, found, names)
-        found.refused = _refused(journal, _Needle(*(f'"{name}"' for name in names)))
+        found.refused = _refused(journal, _Text(*(f'"{name}"' for name in names)))
     else:
-        needle = _Needle(contains)
+        needle = needle or _Text(contains)
         _by_text(store, found, needle)
         found.refused = _refused(journal, needle)
     _with_theirs(store, found)
@@ -122,7 +137,7 @@ def _by_thread(store: Store, found: Found, names: set[str]) -> None:
                 found.ids[kind].update(row[0] for row in rows)
 
 
-def _by_text(store: Store, found: Found, needle: _Needle) -> None:
+def _by_text(store: Store, found: Found, needle: Needle) -> None:
     def within_file(blob: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return needle.within((store.blobs / blob).read_bytes().decode("utf-8", "replace"))
@@ -165,7 +180,7 @@ def _with_theirs(store: Store, found: Found) -> None:
         found.items.update((row[0], row[1]) for row in rows if row[2] in found.ids["trace"])
 
 
-def _refused(journal: Path, needle: _Needle) -> list[tuple[int, int]]:
+def _refused(journal: Path, needle: Needle) -> list[tuple[int, int]]:
     found, at = [], 0
     with contextlib.suppress(FileNotFoundError), (journal / REFUSED).open("rb") as file:
         for line in file:
@@ -184,7 +199,7 @@ def forget(store: Store, settings: Settings, found: Found) -> None:
     """
     with store.database.write() as db:
         _delete(store, db, found)
-    _blot(settings.home / "journal" / REFUSED, found.refused)
+    _blot(settings.traces / "journal" / REFUSED, found.refused)
     scrub(store)
 
 

@@ -120,7 +120,7 @@ def _library(settings: Settings) -> Iterator[Api]:
     if settings.opik_url:
         yield Api.remote(settings)
         return
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     try:
         yield Api.here(store)
     finally:

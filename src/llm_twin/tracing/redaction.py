@@ -82,7 +82,7 @@ class Redactor:
         """
         return cls(
             _compiled(settings.trace_patterns),
-            _salt(settings.home),
+            _salt(settings.traces),
             _presidio() if settings.trace_presidio else None,
             settings.trace_presidio,
         )

@@ -33,7 +33,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 5173) -> None
             "Set TWIN_TRACE_KEY, or listen at 127.0.0.1",
         )
     listener = _listen(host, port)
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     shown = f"[{host}]" if ":" in host else host
     print(f"OPIK_URL_OVERRIDE=http://{shown}:{listener.getsockname()[1]}/api/", flush=True)
     config = uvicorn.Config(

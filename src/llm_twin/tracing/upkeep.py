@@ -38,7 +38,7 @@ def only_one(settings: Settings) -> Iterator[None]:
         BusyError: one does.
 
     """
-    path = settings.home / "upkeep.lock"
+    path = settings.traces / "upkeep.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:

@@ -26,7 +26,7 @@ def service(home: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def store(home: Path) -> Iterator[Store]:
-    found = Store(home)
+    found = Store(home / "traces")
     yield found
     found.close()
 

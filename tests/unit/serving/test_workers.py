@@ -153,7 +153,7 @@ def test_a_pattern_that_is_none_keeps_it_from_starting(home: Path) -> None:
 
 def test_it_answers_untraced_where_nothing_can_be_written(home: Path, tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(home / "models")
-    (tmp_path / "traces.db").mkdir()
+    (tmp_path / "traces" / "traces.db").mkdir(parents=True)
     with serving(tmp_path) as running:
         asked = running.ask()
         refused = running.client.post(

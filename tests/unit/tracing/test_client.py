@@ -30,7 +30,7 @@ settings = Settings(home=home)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
+    store = Store(tmp_path / "traces")
     yield store
     store.close()
 
@@ -76,7 +76,7 @@ def test_a_score_arrives_whatever_comes_first(tmp_path: Path) -> None:
 
 def test_a_score_that_cannot_be_written_down_is_told(tmp_path: Path) -> None:
     tracing = client.start(Settings(home=tmp_path))
-    tracing.journal.folder = tmp_path / "traces.db" / "no"
+    tracing.journal.folder = tmp_path / "traces" / "traces.db" / "no"
 
     with pytest.raises(SpaceError, match="score cannot be written"):
         tracing.score("01a208da-a488-7cca-84c0-0a2ed1dc5781", "helpful", 1)

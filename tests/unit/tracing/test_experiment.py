@@ -27,7 +27,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def library(settings):
-    store = Store(settings.home)
+    store = Store(settings.traces)
     yield Api.here(store)
     store.close()
 

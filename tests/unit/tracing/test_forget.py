@@ -23,7 +23,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def store(settings):
-    opened = Store(settings.home, settings)
+    opened = Store(settings.traces, settings)
     yield opened
     opened.close()
 
@@ -112,7 +112,7 @@ def test_a_conversation_goes_whole_also_under_its_pseudonym(store, settings):
 
 
 def test_what_the_journal_left_and_what_was_refused_goes_too(store, settings):
-    journal = settings.home / "journal"
+    journal = settings.traces / "journal"
     journal.mkdir()
     line = {"id": new_id(), "name": NAME, "project_name": "twin", "start_time": "2026-01-01"}
     (journal / "1-1.journal").write_text(f"traces\t{json.dumps(line)}\n")
@@ -146,7 +146,7 @@ def test_the_remote_is_told_and_nothing_parked_or_queued_mentions_it(store, sett
         forgotten(store, settings, contains=NAME)
         assert rows(store, "SELECT kind, entity FROM outbox") == [("trace", identity)]
         assert rows(store, "SELECT * FROM parked") == []
-        for path in settings.home.glob("traces.db*"):
+        for path in settings.traces.glob("traces.db*"):
             assert NAME.encode() not in path.read_bytes()
         assert rows(there, "SELECT id FROM trace") == [(identity,)]
         upkeep.forward(store, aimed)

@@ -56,7 +56,7 @@ def settings(tmp_path, address):
 
 @pytest.fixture
 def here(settings):
-    store = Store(settings.home)
+    store = Store(settings.traces)
     yield store
     store.close()
 
@@ -237,7 +237,7 @@ def test_a_wrong_key_stops_until_the_settings_change(tmp_path, there):
     key = "right"  # pragma: allowlist secret
     with serving(there, key=key) as url:
         wrong = Settings(home=tmp_path / "here", opik_url=url, opik_key="wrong")
-        here = Store(wrong.home)
+        here = Store(wrong.traces)
         trace(here)
         with pytest.raises(Halted, match="refused with 401"):
             upkeep.forward(here, wrong)

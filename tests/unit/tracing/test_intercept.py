@@ -271,7 +271,10 @@ def test_what_was_planted_is_nowhere(tmp_path: Path, end: str) -> None:
 
     assert leaks(tmp_path) == []
     assert not any(text in done.stdout + done.stderr for text in (EMAIL, CARD, KEY)), done.stderr
-    assert any((tmp_path / "journal").iterdir()) or (tmp_path / "traces.db").exists()
+    assert (
+        any((tmp_path / "traces" / "journal").iterdir())
+        or (tmp_path / "traces" / "traces.db").exists()
+    )
 
 
 def test_a_full_disk_is_told_and_the_sdk_takes_over(

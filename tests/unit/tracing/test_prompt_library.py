@@ -36,7 +36,7 @@ def settings(tmp_path):
 
 @contextlib.contextmanager
 def api(settings):
-    store = Store(settings.home)
+    store = Store(settings.traces)
     yield Api.here(store)
     store.close()
 

@@ -179,8 +179,8 @@ def test_the_salt_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
         thread.join(10)
 
     assert len(set(found)) == 1
-    assert stat.S_IMODE((settings.home / "redaction.salt").stat().st_mode) == 0o600
-    assert [path.name for path in settings.home.iterdir()] == ["redaction.salt"]
+    assert stat.S_IMODE((settings.traces / "redaction.salt").stat().st_mode) == 0o600
+    assert [path.name for path in settings.traces.iterdir()] == ["redaction.salt"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

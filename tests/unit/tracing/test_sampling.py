@@ -28,7 +28,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Store]:
-    store = Store(settings.home)
+    store = Store(settings.traces)
     sweep(store, settings, time.time() - HOUR)
     yield store
     store.close()

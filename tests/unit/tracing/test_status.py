@@ -20,7 +20,7 @@ def test_figures_say_what_became_of_everything(tmp_path):
     there = RemoteStore(tmp_path / "there")
     with serving(there) as url:
         settings = Settings(home=tmp_path / "here", opik_url=url)
-        here = Store(settings.home)
+        here = Store(settings.traces)
         gone = trace(here)
         kept = trace(here)
         span(here, kept)
@@ -36,7 +36,7 @@ def test_figures_say_what_became_of_everything(tmp_path):
         db.execute("UPDATE outbox SET since = since - 50")
         outbox.count(db, "dropped", "age", 3)
     outbox.tell(here, "it rains", "settings")
-    journal = settings.home / "journal"
+    journal = settings.traces / "journal"
     journal.mkdir()
     (journal / "1-2.journal").write_bytes(b"traces\t{}\n")
     (journal / "refused.ndjson").write_bytes(b'{"status":400}\n      \n{}\n')

@@ -121,7 +121,7 @@ def test_what_was_acknowledged_over_http_survives_a_kill(tmp_path: Path) -> None
     for one in writers:
         one.join(20)
     assert len(kept) >= 400
-    store = Store(tmp_path)
+    store = Store(tmp_path / "traces")
     with store.database.read() as db:
         stored = {identity for (identity,) in db.execute("SELECT id FROM trace")}
     assert set(kept) <= stored

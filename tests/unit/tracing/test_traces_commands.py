@@ -25,7 +25,7 @@ START, END = "2026-11-23T10:00:00Z", "2026-11-23T10:00:01.5Z"
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("TWIN_HOME", str(tmp_path))
-    opened = Store(tmp_path, Settings(home=tmp_path))
+    opened = Store(tmp_path / "traces", Settings(home=tmp_path))
     yield opened
     opened.close()
 
@@ -214,8 +214,8 @@ def test_status_shows_refused_records_and_drops(store, run, tmp_path):
 
     with store.database.write() as db:
         outbox.count(db, "dropped", "size", 4)
-    (tmp_path / "journal").mkdir()
-    (tmp_path / "journal" / "refused.ndjson").write_text("{}\n")
+    (tmp_path / "traces" / "journal").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "traces" / "journal" / "refused.ndjson").write_text("{}\n")
     out = run("status")
     assert "dropped    4 by size" in out
     assert "refused    1 records" in out

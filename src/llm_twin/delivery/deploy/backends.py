@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from llm_twin.delivery.deploy.steps import Deployment
     from llm_twin.settings import Settings
 
 STOP_SECONDS = 10
@@ -14,6 +16,9 @@ STOP_SECONDS = 10
 ANSWERING = (
     "embedder", "embedder_url", "embedder_key", "index_url", "index_key",
     "llm", "llm_url", "llm_model", "llm_key", "llm_timeout",
+    "api_keys", "serve_concurrency", "serve_timeout",
+    "trace", "trace_project", "trace_patterns", "trace_rate", "trace_slow", "trace_low_score",
+    "trace_grace", "trace_days", "trace_mb", "opik_url", "opik_key", "opik_workspace",
 )  # fmt: skip
 
 
@@ -45,12 +50,27 @@ class Backend(Protocol):
         ...
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """What the service is told of the settings: those that differ from the default."""
+def environment(
+    settings: Settings, deployment: Deployment, *, secrets: bool = True
+) -> dict[str, str]:
+    """What the service is told: settings that differ from the default, and what it is.
+
+    Args:
+        settings: those of this machine.
+        deployment: says which commit and image its traces name.
+        secrets: whether keys are among them.
+
+    """
     default = type(settings)()
-    found = {name: getattr(settings, name) for name in ANSWERING}
-    return {
+    hidden = {one.name for one in dataclasses.fields(settings) if not one.repr}
+    found = {
         f"TWIN_{name.upper()}": str(value)
-        for name, value in found.items()
-        if value != getattr(default, name)
+        for name in ANSWERING
+        if (value := getattr(settings, name)) != getattr(default, name)
+        and (secrets or name not in hidden)
     }
+    known = {
+        "TWIN_COMMIT": deployment.facts.get("commit", ""),
+        "TWIN_IMAGE_DIGEST": deployment.digest,
+    }
+    return found | {name: fact for name, fact in known.items() if fact}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from llm_twin.errors import RemoteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from llm_twin.delivery.deploy.steps import Deployment
     from llm_twin.delivery.engine import Engine
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 PORT = 8000
 PORTS = 3
+TRACES = "/traces"
+USER = 10001
 TAKEN = ("already allocated", "already in use")
 HOME_LABEL = "llm-twin.home"
 ID_LABEL = "llm-twin.deployment"
@@ -35,7 +40,7 @@ FACTS = {
 
 
 class Container:
-    """A container of an image, with nothing that it may write but ``/tmp``.
+    """A container of an image, with nothing that it may write but ``/tmp`` and the traces.
 
     Args:
         settings: what answering reads goes into its environment.
@@ -47,6 +52,7 @@ class Container:
     def __init__(self, settings: Settings, engine: Engine, deployment: Deployment) -> None:
         self._settings = settings
         self._engine = engine
+        self._deployment = deployment
         self._image = deployment.image
         self._labels = {ID_LABEL: deployment.id, HOME_LABEL: str(settings.home)}
         self.name = f"llm-twin-{deployment.id}"
@@ -110,17 +116,23 @@ class Container:
 
     def _create(self) -> None:
         api = self._engine.api
+        # Elsewhere the engine is a virtual machine, whose processes cannot share SQLite's memory.
+        shared = self._settings.trace and sys.platform == "linux"
+        traces = self._settings.traces
         api.create_container(
             self._image,
             name=self.name,
             labels=self._labels,
-            environment=environment(self._settings),
+            user=_owner(traces) if shared else None,
+            environment=environment(self._settings, self._deployment)
+            | ({"TWIN_TRACE_HOME": TRACES} if shared else {}),
             ports=[PORT],
             host_config=api.create_host_config(
                 read_only=True,
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 tmpfs={"/tmp": "size=64m"},  # noqa: S108
+                binds={str(traces): {"bind": TRACES, "mode": "rw,z"}} if shared else None,
                 port_bindings={PORT: ("127.0.0.1", _free_port())},
                 restart_policy={"Name": "unless-stopped"},
                 log_config={"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
@@ -199,6 +211,16 @@ def remove_container(engine: Engine, name: str) -> None:
                     raise
             time.sleep(0.05)
             engine.api.inspect_container(name)
+
+
+def _owner(folder: Path) -> str:
+    """Make the folder of traces, and say as whom a container may write there: never as root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.getuid():
+        return f"{os.getuid()}:{os.getgid()}"
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER, follow_symlinks=False)
+    return f"{USER}:{USER}"
 
 
 def _free_port() -> int:

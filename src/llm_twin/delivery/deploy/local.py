@@ -154,7 +154,7 @@ class _Rollout:
         def ask(question: str) -> tuple[int, dict[str, Any], float]:
             self._ended()
             try:
-                return _ask(self.backend.url(), question, latency * SLOWEST)
+                return _ask(self.backend.url(), question, latency * SLOWEST, self.target.settings)
             except TimeoutError:
                 raise RemoteError(
                     f"it gave no answer in {latency * SLOWEST:g} s",
@@ -238,12 +238,17 @@ def _get(url: str, path: str) -> int:
     return 0
 
 
-def _ask(url: str, question: str, timeout: float) -> tuple[int, dict[str, Any], float]:
+def _ask(
+    url: str, question: str, timeout: float, settings: Settings
+) -> tuple[int, dict[str, Any], float]:
     began = time.monotonic()
+    headers = {"Content-Type": "application/json"}
+    if key := settings.api_keys.partition(",")[0].strip():
+        headers["Authorization"] = f"Bearer {key}"
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
     with contextlib.closing(connection):
         body = json.dumps({"question": question})
-        connection.request("POST", "/v1/ask", body, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/ask", body, headers)
         answer = connection.getresponse()
         said = answer.read()
     try:

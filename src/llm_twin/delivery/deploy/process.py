@@ -32,6 +32,7 @@ class Process:
 
     def __init__(self, settings: Settings, deployment: Deployment) -> None:
         self._settings = settings
+        self._deployment = deployment
         self._version = deployment.options.get("version") or ""
         self._deployments = settings.home / "deployments"
         self._folder = self._deployments / deployment.id
@@ -67,8 +68,9 @@ class Process:
 
     def start(self) -> None:
         """Start it on a free port."""
-        environ = environment(self._settings) | {
+        environ = environment(self._settings, self._deployment) | {
             "TWIN_HOME": str(self._folder),
+            "TWIN_TRACE_HOME": str(self._settings.traces),
             "TWIN_EMBEDDER_HOME": str(self._settings.embedder_home),
         }
         command = [sys.executable, "-m", "llm_twin.serving", "--port", "0"]

@@ -53,7 +53,12 @@ class Parts:
         return self._session.client("sagemaker")
 
     def make_model(
-        self, name: str, image: str, role: str, marks: Sequence[Mapping[str, str]]
+        self,
+        name: str,
+        image: str,
+        role: str,
+        marks: Sequence[Mapping[str, str]],
+        environment: Mapping[str, str],
     ) -> None:
         """Create the model, if it is not there.
 
@@ -62,6 +67,7 @@ class Parts:
             image: its full name with its digest.
             role: ARN of what the container runs as.
             marks: AWS tags.
+            environment: of the container.
 
         """
         if found := self._find("describe_model", ModelName=name):
@@ -69,7 +75,7 @@ class Parts:
         else:
             self._client.create_model(
                 ModelName=name,
-                PrimaryContainer={"Image": image},
+                PrimaryContainer={"Image": image, "Environment": dict(environment)},
                 ExecutionRoleArn=role,
                 Tags=list(marks),
             )

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.delivery.aws_roles import account_of
+from llm_twin.delivery.deploy.backends import environment
 from llm_twin.delivery.deploy.sagemaker_endpoint import DRAIN, STARTING, Endpoint, canary
 from llm_twin.delivery.deploy.sagemaker_parts import Parts, tags
 from llm_twin.delivery.deploy.sagemaker_plan import Plan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 COMMIT = "org.opencontainers.image.revision"
 VERSION = "org.opencontainers.image.version"
+TRACES = "/tmp/traces"  # noqa: S108 - of the container, which may write there
 PUSH = "Set TWIN_REGISTRY to the one in {}, then type: invoke build-push"
 
 
@@ -121,8 +123,15 @@ class Rollout:
             raise ConfigError("ECR has no such image", ref, "Push it: invoke build-push")
 
     def make_model(self) -> None:
-        """Say which image, and as whom it runs."""
-        self._parts.make_model(self._name, self._deployment.image, self._plan.role, self._tags)
+        """Say which image, as whom it runs, and what it is told.
+
+        No keys: whoever may describe the model could read them.
+        """
+        told = environment(self._target.settings, self._deployment, secrets=False)
+        told["TWIN_TRACE_HOME"] = TRACES
+        self._parts.make_model(
+            self._name, self._deployment.image, self._plan.role, self._tags, told
+        )
 
     def remove_model(self) -> None:
         """Take the model away."""
