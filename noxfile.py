@@ -51,11 +51,15 @@ def tests(session: nox.Session) -> None:
     if not has_torch:
         session.warn(f"no torch build for Python {session.python} here: no training tests")
     session.run("coverage", "erase")
-    session.run(
-        "python", "-m", "pytest", "--cov", "--cov-report=", *chosen, *session.posargs,
-        env=environment,
-    )  # fmt: skip
-    if has_torch and not session.posargs:
+    measured = ["python", "-m", "pytest", "--cov", "--cov-report=", "--cov-append", *chosen]
+    if session.posargs:
+        session.run(*measured, *session.posargs, env=environment)
+        return
+    # What owns engines, registries and services has the machine to itself.
+    side_by_side = ["tests/unit", "--numprocesses=logical", "--dist=loadfile"]
+    for part in (side_by_side, ["tests/integration", "tests/acceptance"]):
+        session.run(*measured, *part, env=environment)
+    if has_torch:
         session.run("coverage", "report", "--fail-under=90")
 
 
@@ -147,4 +151,9 @@ def compile_lock(session: nox.Session, name: str, extras: tuple[str, ...]) -> No
     left_out = {package for package in names if package.startswith(LOCK_PREFIXES_LEFT_OUT)}
     if name != "dev":
         left_out |= names & OPIK_ONLY
-    session.run(*command, *(f"--no-emit-package={package}" for package in sorted(left_out)), "-o", str(target))
+    session.run(
+        *command,
+        *(f"--no-emit-package={package}" for package in sorted(left_out)),
+        "-o",
+        str(target),
+    )

@@ -5,8 +5,10 @@ from pathlib import Path
 import ci
 from llm_twin.flow.tasks import collection
 
-MORE = (ci.ask, ci.search, ci.serve, *ci.release.TASKS)
+MORE = (ci.ask, ci.search, ci.serve, ci.curate, ci.forget, ci.lineage, *ci.release.TASKS)
 
 namespace = collection(ci.registry, Path(__file__).resolve().parent, *MORE)
-for more in (ci.image.registry, ci.supply_chain.image, ci.aws, ci.prompts, ci.traces, ci.watch):
+for more in (
+    ci.image.registry, ci.supply_chain.image, ci.alerts, ci.aws, ci.prompts, ci.traces, ci.watch
+):  # fmt: skip
     namespace.add_collection(more)

@@ -5,8 +5,12 @@ standard library is imported when the stage runs.
 """
 
 from ci import image, quality, release, supply_chain, training
+from ci.alerts import alerts
 from ci.answering import ask, search
 from ci.cloud import aws
+from ci.curate import curate
+from ci.forget import forget
+from ci.lineage import lineage
 from ci.prompts import prompts
 from ci.serve import serve
 from ci.traces import traces
@@ -14,6 +18,6 @@ from ci.watch import collection as watch
 from llm_twin.flow import registry
 
 __all__ = [
-    "ask", "aws", "image", "prompts", "quality", "registry", "release", "search", "serve",
-    "supply_chain", "traces", "training", "watch",
+    "alerts", "ask", "aws", "curate", "forget", "image", "lineage", "prompts", "quality",
+    "registry", "release", "search", "serve", "supply_chain", "traces", "training", "watch",
 ]  # fmt: skip

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
+import os
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke.tasks import task
 
-from llm_twin.errors import ConfigError, NotReadyError
+from ci import alert_sources
+from llm_twin.errors import BusyError, ConfigError, NotReadyError
 from llm_twin.flow.tasks import tell_errors
 from llm_twin.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from invoke.context import Context
@@ -70,7 +72,7 @@ def deploy(
     tell = _aside if json else _tell
     where = open_target(target, settings, tell)
     pinned = _promoted(settings, options) if process else _pinned(settings, image, digest)
-    with closing(_journal(settings)) as journal:
+    with closing(_journal(settings)) as journal, telling(journal, settings):
         done = deployments.deploy(journal, where, pinned, pinned.partition("@")[2], options, tell)
     if json:
         print(json_format.dumps(_plain(done) | {"where": where.describe(done)}))
@@ -88,7 +90,7 @@ def rollback(c: Context, target: str = "local", to: str = "") -> None:
     from llm_twin.delivery.deploy import deployments
 
     settings = Settings.load(root=ROOT)
-    with closing(_journal(settings)) as journal:
+    with closing(_journal(settings)) as journal, telling(journal, settings):
         where = open_target(target, settings)
         _say_live(where, deployments.rollback(journal, where, _tell, to))
 
@@ -132,7 +134,8 @@ def recover(c: Context) -> None:
     settings = Settings.load(root=ROOT)
     with closing(_journal(settings)) as journal:
         targets = [open_target(name, settings) for name in TARGETS if journal.unfinished(name)]
-        recovered = deployments.recover(journal, targets, _tell)
+        with telling(journal, settings):
+            recovered = deployments.recover(journal, targets, _tell)
         for one in recovered:
             print(_line(one, live=False))
         if live := journal.live("local"):
@@ -163,6 +166,43 @@ def open_target(name: str, settings: Settings, tell: Callable[[str], None] | Non
 
         return SageMaker(settings, tell=tell or _tell)
     raise ConfigError("there is no such target", repr(name), f"Choose: {', '.join(TARGETS)}")
+
+
+@contextmanager
+def telling(journal: Journal, settings: Settings) -> Iterator[None]:
+    """Record what became of the deployments of a block: live, rolled back, or neither yet."""
+    before = {one.id: one.state for one in journal.history()}
+    try:
+        yield
+    except BusyError:
+        raise
+    except BaseException:
+        _record(journal, settings, before)
+        raise
+    _record(journal, settings, before)
+
+
+def _record(journal: Journal, settings: Settings, before: dict[str, str]) -> None:
+    from llm_twin.alerting.store import record
+    from llm_twin.delivery.deploy.steps import COMPLETED, ROLLED_BACK
+
+    ends = {COMPLETED: "deploy.live", ROLLED_BACK: "deploy.rolled_back"}
+    for one in reversed(journal.history()):
+        if one.kind == "undeploy" or before.get(one.id) == one.state:
+            continue
+        kind = ends.get(one.state, "deploy.failed")
+        previous = journal.get(one.previous)
+        said = {
+            "target": one.target,
+            "version": one.facts.get("version", ""),
+            "message": one.reason,
+            "serves": previous.label if previous and kind != "deploy.live" else "",
+            "run": os.environ.get("TWIN_RUN_ID", ""),
+            "parameters": [one.options.get(name, "") for name in ("question", "citation")],
+        }
+        record(settings.home, kind, one.id, said, f"{kind}:{one.id}")
+    if settings.alert_urls:
+        alert_sources.look(settings)
 
 
 def _journal(settings: Settings) -> Journal:

@@ -94,8 +94,8 @@ def test_the_service_runs_on_the_source_that_the_image_has(tmp_path: Path) -> No
 
 def test_the_lock_of_the_service_leaves_out_what_it_does_not_use() -> None:
     locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements/serve.txt").read_text()))
-    assert {"fastapi", "uvicorn", "onnxruntime"} <= locked
-    assert not locked & {"torch", "transformers", "zenml", "opik", "litellm", "boto3", "docker"}
+    assert {"fastapi", "uvicorn", "onnxruntime", "opik"} <= locked
+    assert not locked & {"torch", "transformers", "zenml", "litellm", "boto3", "docker", "pytest"}
 
 
 def test_uv_and_transformers_are_found_in_the_lock(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from llm_twin.corpus.document import Document, content_id
 from llm_twin.errors import SpaceError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -28,13 +29,20 @@ def document_key(uri: str, data: bytes) -> str:
 class DocumentCache:
     """A small SQLite file (WAL); several processes may use it at once.
 
+    Args:
+        path: of the file.
+        unwanted: documents that are not kept.
+
     Raises:
         SpaceError: the file cannot be opened or written.
 
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, unwanted: Callable[[Document], bool] = lambda document: False
+    ) -> None:
         self.path = path
+        self._unwanted = unwanted
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
@@ -51,7 +59,9 @@ class DocumentCache:
         return Document.from_dict(json.loads(row[0])) if row else None
 
     def put(self, key: str, document: Document) -> None:
-        """Store a document; it is durable when this returns."""
+        """Store a document, unless it is unwanted; it is durable when this returns."""
+        if self._unwanted(document):
+            return
         text = json.dumps(document.to_dict())
         try:
             self._db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, text))

@@ -20,6 +20,7 @@ class CtConfig:
         budget: CPU seconds for training.
         seed: of everything random.
         floor: least hit@5 on questions made from headings that lets a first model through.
+        feedback: whether to learn from what `invoke curate` left, if it left something.
 
     """
 
@@ -28,6 +29,7 @@ class CtConfig:
     budget: float = 60.0
     seed: int = 0
     floor: float = 0.5
+    feedback: bool = True
 
     @classmethod
     def of(cls, corpus: str, exclude: str = "", budget: str = "60s") -> CtConfig:

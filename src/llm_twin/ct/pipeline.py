@@ -7,6 +7,7 @@ outputs only if its return statement is literally a tuple: ZenML reads the sourc
 
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from zenml import get_step_context, pipeline, step
 from llm_twin.corpus import Chunk
 from llm_twin.ct import promotion, work, zen
 from llm_twin.errors import NotReadyError
+from llm_twin.model import feedback
 from llm_twin.model.dataset import Dataset
 from llm_twin.model.gate import gate as judge
 from llm_twin.settings import Settings
@@ -83,10 +85,19 @@ def index(
 
 
 @step
-def dataset(documents: Rows, chunks: Rows, seed: int) -> Annotated[Report, "dataset"]:
-    """Split into training texts, held-out texts and questions."""
+def corrections(folder: str) -> Annotated[Rows, "feedback"]:
+    """Take what readers corrected, as it was curated."""
+    print("corrections", flush=True)
+    return [asdict(row) for row in feedback.read(Path(folder))]
+
+
+@step
+def dataset(
+    documents: Rows, chunks: Rows, seed: int, corrected: Rows
+) -> Annotated[Report, "dataset"]:
+    """Split into training texts, held-out texts and questions; corrections come on top."""
     print("dataset", flush=True)
-    return work.dataset_of(documents, chunks, seed)
+    return work.dataset_of(documents, chunks, seed, corrected)
 
 
 @step
@@ -118,7 +129,9 @@ def evaluate(
     candidate = work.evaluate(model, passages, items, settings, say)
     served = promotion.served(settings)
     production = {}
-    if served:
+    if served and (reason := promotion.refusal(settings, served)):
+        say(f"production {served.version} is not compared: {reason}")
+    elif served:
         say(f"the same for production {served.version}")
         try:
             held = work.chunks_of(served, settings)
@@ -173,13 +186,14 @@ def ct(
     floor: float,
     version: str,
     origin: dict[str, str],
+    curated: str,
 ) -> None:
-    """Continuous training over one corpus."""
+    """Continuous training over one corpus, and the corrections curated in a folder, if any."""
     raw, _ = collect(corpus, exclude)
     documents, _ = clean(raw)
     chunks = chunk(documents)
     found, indexed = index(chunks, version)
-    data = dataset(documents, chunks, seed)
+    data = dataset(documents, chunks, seed, corrections(curated) if curated else [])
     model, trained = train(data, budget, seed)
     candidate, production, calibration = evaluate(model, data, chunks)
     verdict = gate(candidate, production, data, floor)

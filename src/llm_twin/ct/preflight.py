@@ -10,8 +10,9 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from llm_twin.corpus import open_source
+from llm_twin.corpus import forgotten, open_source
 from llm_twin.errors import ConfigError, NotReadyError, SpaceError
+from llm_twin.model import feedback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +34,12 @@ def preflight(config: CtConfig, settings: Settings) -> None:
     Raises:
         CorpusError: the corpus cannot be read.
         SpaceError: the state folder cannot be written, or has too little space.
-        NotReadyError: torch is missing.
+        NotReadyError: torch is missing, or curated feedback is not what it was.
 
     """
     check_embedder(settings)
+    if config.feedback and (curated := feedback.current(settings.home)):
+        feedback.read(curated)
     source = open_source(config.corpus, settings, config.exclude)
     source.check()
     files = source.files()
@@ -85,8 +88,10 @@ def has_weights(settings: Settings) -> bool:
 
 
 def corpus_files(config: CtConfig, settings: Settings) -> list[Path]:
-    """The corpus' files, as inputs of the stage's key."""
-    return open_source(config.corpus, settings, config.exclude).files()
+    """The corpus' files, what is left out of it, and the curated feedback: inputs of the key."""
+    curated = feedback.files(settings.home) if config.feedback else []
+    left_out = [path for path in (settings.home / forgotten.FILE,) if path.exists()]
+    return [*open_source(config.corpus, settings, config.exclude).files(), *left_out, *curated]
 
 
 def corpus_revision(config: CtConfig, settings: Settings) -> dict[str, str]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from llm_twin.corpus import forgotten
 from llm_twin.ct import work
 from llm_twin.errors import NotReadyError
+from llm_twin.model import durable
 from llm_twin.model.bundles import Bundle, Bundles
 from llm_twin.model.questions import withhold_headings
+from llm_twin.retrieval import open_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +31,12 @@ def served(settings: Settings) -> Bundle | None:
         return Bundles(settings.home / "models").production()
     except NotReadyError:
         return None
+
+
+def refusal(settings: Settings, bundle: Bundle) -> str:
+    """Why a bundle may not serve any more: it saw what was to be forgotten by now; else empty."""
+    saw = bundle.manifest["details"].get("documents") or ()
+    return forgotten.refusal(settings.home, bundle.version, saw)
 
 
 def calibration(
@@ -55,6 +65,7 @@ def details(
         "embedder": indexed["embedder"],
         "chunks": indexed["chunks"],
         "dataset": data["digest"],
+        "feedback": data["feedback"].get("digest", ""),
         "parameters": trained["parameters"],
         "metrics": {
             part: {key: value for key, value in figures.items() if key != "items"}
@@ -66,16 +77,33 @@ def details(
 def promote(
     settings: Settings, version: str, index: Path, model: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Build the bundle from the index folder and the model folder, and switch to it atomically."""
+    """Build the bundle from the index folder and the model folder, and switch to it atomically.
+
+    Raises:
+        NotReadyError: it learned from what was to be forgotten meanwhile.
+
+    """
     bundles = Bundles(settings.home / "models")
     building = bundles.stage()
     shutil.copytree(index, building, dirs_exist_ok=True)
     shutil.copytree(model, building / "model")
-    bundles.commit(building, version, manifest)
+    path, embedder = building / "index.db", str(manifest["embedder"])
+    with closing(open_index(settings, path, version, embedder)) as held:
+        documents = held.documents()
+    forgotten.refuse(settings.home, version, documents, due=False)
+    details = {**manifest, "documents": documents}
+    bundles.commit(building, version, details)
+    remember(settings, version, details)
     if settings.index_url:
-        from llm_twin.retrieval import open_index
-
-        served = open_index(settings, building, version, str(manifest["embedder"]))
-        served.promote(version)
-        served.close()
+        with closing(open_index(settings, path, version, embedder)) as served:
+            served.promote(version)
     bundles.promote(version)
+
+
+def remember(settings: Settings, version: str, details: Mapping[str, Any]) -> None:
+    """Keep where a version comes from when its bundle is swept away."""
+    folder = settings.home / "lineage"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("corpus", "run", "commit", "dataset", "feedback", "gate", "documents", "zenml")
+    kept = {name: details[name] for name in names if name in details}
+    durable.write_json(folder / f"{version}.json", {"version": version, "details": kept})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llm_twin.ct import zen
 from llm_twin.ct.summary import summary
 from llm_twin.errors import SpaceError, TwinError
+from llm_twin.model import feedback
 from llm_twin.model.bundles import Bundles
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ def _pipeline(config: CtConfig, settings: Settings) -> dict[str, Any]:
     gc.freeze()
     gc.enable()
     zen.end_dead_runs()
+    zen.use_alerter(settings)
     served = promotion.served(settings)
     if served:
         zen.reconcile(str(served.manifest["details"].get("zenml", "")))
     version = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     try:
-        run = ct.with_options(model=Model(name=zen.MODEL))(
+        run = ct.with_options(model=Model(name=zen.MODEL), on_failure=zen.ON_FAILURE)(
             config.corpus,
             list(config.exclude),
             config.budget,
@@ -90,6 +92,7 @@ def _pipeline(config: CtConfig, settings: Settings) -> dict[str, Any]:
             config.floor,
             version,
             origin(config),
+            str(feedback.current(settings.home) or "") if config.feedback else "",
         )
     except Exception as error:
         if any(sign in str(error) for sign in NO_SPACE):
@@ -117,6 +120,7 @@ def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
         "collected": artifact("collect", "collected"),
         "cleaned": artifact("clean", "cleaned"),
         "indexed": artifact("index", "indexed"),
+        "feedback": artifact("dataset", "dataset")["feedback"],
         "trained": artifact("train", "trained"),
         "language": _without_items(candidate["language"]),
         "retrieval": _without_items(candidate["retrieval"]),

@@ -11,6 +11,7 @@ MOST_LISTED = 10
 def summary(report: dict[str, Any]) -> str:
     """Return the lines a person reads: what went in, how good it is, what is served now."""
     language, retrieval = report["language"], report["retrieval"]
+    told = report.get("feedback", {})
     cleaned, indexed, trained = report["cleaned"], report["indexed"], report["trained"]
     lines = [
         "",
@@ -19,6 +20,7 @@ def summary(report: dict[str, Any]) -> str:
         f" ({report['collected']['reused']} unchanged), {cleaned['characters']:,} characters",
         *_listed("skipped", report["collected"]["skipped"]),
         *_listed("dropped", cleaned["dropped"]),
+        *_feedback(told),
         f"index       {indexed['chunks']} chunks, {indexed['indexed']} of them new;"
         f" embedder: {EMBEDDERS.get(indexed['embedder'], indexed['embedder'])}",
         f"model       {trained['parameters'] / 1e6:.1f} M parameters from scratch,"
@@ -27,7 +29,8 @@ def summary(report: dict[str, Any]) -> str:
         f" (untrained {language['untrained']:.3f}, unigram {language['unigram']:.3f},"
         f" Kneser-Ney trigram {language['trigram']:.3f})",
         f"retrieval   hit@1 {retrieval['hit@1']:.3f}, hit@5 {retrieval['hit@5']:.3f},"
-        f" MRR {retrieval['mrr']:.3f} on {retrieval['n']} questions from held-out headings",
+        f" MRR {retrieval['mrr']:.3f} on {retrieval['n']} questions from held-out headings"
+        f"{' and readers' if told.get('questions') else ''}",
         f"gate        {report['verdict']['verdict']}",
         *(f"            {reason}" for reason in report["verdict"]["reasons"]),
         f"cost        {report['wall_seconds']} s wall, {report['cpu_seconds']} CPU-s,"
@@ -35,6 +38,16 @@ def summary(report: dict[str, Any]) -> str:
         _served(report["version"]),
     ]
     return "\n".join(lines)
+
+
+def _feedback(found: dict[str, Any]) -> list[str]:
+    if not found:
+        return []
+    held = f", {found['heldout']} left out: they say held-out texts" if found["heldout"] else ""
+    return [
+        f"feedback    {found['taken']} corrections and {found['questions']} questions"
+        f" of {found['digest'][:8]}{held}"
+    ]
 
 
 def _served(version: str | None) -> str:

@@ -12,9 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.corpus import Chunk, Document, DocumentCache, chunk, clean, open_source
+from llm_twin.corpus import Chunk, Document, DocumentCache, chunk, clean, forgotten, open_source
 from llm_twin.errors import CorpusError
 from llm_twin.model.dataset import Dataset, make_dataset
+from llm_twin.model.feedback import Correction
 from llm_twin.model.questions import withhold_headings
 from llm_twin.retrieval import CachedEmbedder, Retriever, open_embedder, open_index
 
@@ -38,15 +39,19 @@ def collect(
 ) -> tuple[Rows, dict[str, Any]]:
     """Read the corpus; return its documents and a report."""
     source = open_source(corpus, settings, exclude)
-    cache = DocumentCache(settings.home / "cache" / "documents.db")
+    unwanted = forgotten.unwanted(settings.home)
+    cache = DocumentCache(settings.home / "cache" / "documents.db", unwanted)
     found = source.read(cache, progress)
+    kept, left = forgotten.sift(found.documents, unwanted)
+    if left:  # A clone would keep them.
+        shutil.rmtree(settings.home / "cache" / "git", ignore_errors=True)
     report = {
         "source": source.name,
-        "documents": len(found.documents),
+        "documents": len(kept),
         "reused": found.reused,
-        "skipped": [asdict(item) for item in found.skipped],
+        "skipped": [asdict(item) for item in (*found.skipped, *left)],
     }
-    return [document.to_dict() for document in found.documents], report
+    return [document.to_dict() for document in kept], report
 
 
 def tidy(rows: Rows) -> tuple[Rows, dict[str, Any]]:
@@ -146,10 +151,14 @@ def cached_embedder(settings: Settings, progress: Progress) -> Embedder | None:
     return CachedEmbedder(embedder, settings.home / "cache" / "embeddings.db", progress)
 
 
-def dataset_of(document_rows: Rows, chunk_rows: Rows, seed: int) -> dict[str, Any]:
-    """Split into training texts, held-out texts and questions."""
+def dataset_of(
+    document_rows: Rows, chunk_rows: Rows, seed: int, corrected: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Split into training texts, held-out texts and questions; corrections come on top."""
     documents = [Document.from_dict(row) for row in document_rows]
-    return make_dataset(documents, [Chunk.from_dict(row) for row in chunk_rows], seed).to_dict()
+    chunks = [Chunk.from_dict(row) for row in chunk_rows]
+    corrections = [Correction.from_dict(row) for row in corrected]
+    return make_dataset(documents, chunks, seed, corrections).to_dict()
 
 
 def evaluate(

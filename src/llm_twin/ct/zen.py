@@ -6,14 +6,22 @@ imported inside a training run, after ``prepare``.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_twin.errors import TwinError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llm_twin.settings import Settings
 
 MODEL = "llm-twin"
+ON_FAILURE = "llm_twin.alerting.hooks.run_failed"
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,6 +47,59 @@ def prepare(settings: Settings) -> None:
         }
     )
     os.environ.setdefault("ZENML_LOGGING_VERBOSITY", "CRITICAL")
+
+
+class StoreDead(TwinError):
+    """ZenML's database cannot be used."""
+
+
+@contextlib.contextmanager
+def store_errors(settings: Settings) -> Iterator[None]:
+    """Say in one line that ZenML's database cannot be used.
+
+    Raises:
+        StoreDead: it, or the server that it is kept on, cannot be used.
+
+    """
+    try:
+        yield
+    except TwinError:
+        raise
+    except Exception as error:
+        # Of all that a training run loads, only ZenML uses these two.
+        for one in _causes(error):
+            if type(one).__module__.split(".")[0] in ("sqlalchemy", "requests"):
+                raise StoreDead(
+                    f"ZenML's database cannot be used ({getattr(one, 'orig', type(one).__name__)})",
+                    settings.home / "zenml",
+                    "Move that folder away and type: invoke ct. The promoted twin stays",
+                ) from error
+        raise
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def use_alerter(settings: Settings) -> None:
+    """Put our alerter on ZenML's stack where there are channels; training goes on without."""
+    if settings.alert_urls:
+        try:
+            set_up_alerter(settings)
+        except Exception as error:
+            print(f"warning: ZenML got no alerter: {type(error).__name__}", file=sys.stderr)
+
+
+def set_up_alerter(settings: Settings, *, direct: bool | None = None) -> str:
+    """Put our alerter on ZenML's active stack; return the stack's name."""
+    # Not an import statement: what alerts are made of is no part of the key of training.
+    flavor = importlib.import_module("llm_twin.alerting.zenml_flavor")
+    return str(flavor.set_up(settings, direct=direct))
 
 
 def end_dead_runs() -> int:

@@ -1,25 +1,28 @@
 """What a twin learns from and is judged by: passages, instruction pairs, retrieval questions.
 
 Sides are drawn by a hash of the document's id, so a document stays where it is when others come
-and go, and no model is judged by texts that its predecessor learned from.
+and go, and no model is judged by texts that its predecessor learned from. What readers corrected
+comes on top: it moves no document to another side, and what says held-out texts is left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.corpus.document import content_id
 from llm_twin.errors import CorpusError
-from llm_twin.model.questions import Question, make_questions
-from llm_twin.model.split import Section, sections_of, split
+from llm_twin.model.feedback import digest_of
+from llm_twin.model.questions import Question, cited_questions, make_questions
+from llm_twin.model.split import Section, copies, sections_of, split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llm_twin.corpus.document import Chunk, Document
+    from llm_twin.model.feedback import Correction
 
 PAIR_CHARACTERS = (80, 2000)
 _PROMPTS = (
@@ -39,18 +42,30 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """A question, the answer that a reader wanted, and the one that was given."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Everything training and evaluation need, as plain data.
 
     Attributes:
         train_texts: passages to learn from, in the order of their documents.
         heldout_texts: passages to be judged by, each once.
-        pairs: heading → section instructions from the training side.
+        pairs: heading → section instructions from the training side, then readers' corrections.
         heldout_pairs: the same from the held-out side.
         questions: for retrieval; search them over ``withhold_headings(chunks, questions)``.
         split_by: ``document``, or ``section`` or ``chunk`` when there are too few documents.
         dropped: held-out passages left out because training texts say the same.
         seed: of the split.
+        preferences: what readers wanted instead of what they got.
+        feedback: what became of their corrections: ``digest``, and how many were ``taken``,
+            ``heldout`` (left out, because they say held-out texts) and ``questions``.
 
     """
 
@@ -62,6 +77,8 @@ class Dataset:
     split_by: str
     dropped: int
     seed: int
+    preferences: list[Preference] = field(default_factory=list)
+    feedback: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -84,19 +101,27 @@ class Dataset:
             split_by=data["split_by"],
             dropped=data["dropped"],
             seed=data["seed"],
+            preferences=[Preference(**one) for one in data.get("preferences", [])],
+            feedback=dict(data.get("feedback", {})),
         )
 
     def _fields(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def make_dataset(documents: list[Document], chunks: list[Chunk], seed: int = 0) -> Dataset:
+def make_dataset(
+    documents: list[Document],
+    chunks: list[Chunk],
+    seed: int = 0,
+    corrections: Sequence[Correction] = (),
+) -> Dataset:
     """Split the chunks of cleaned, de-duplicated documents and make pairs and questions.
 
     Args:
         documents: gives the order; chunks of other documents are ignored.
         chunks: of all documents, in any order.
         seed: another one draws other sides.
+        corrections: what readers made of answers.
 
     Raises:
         CorpusError: there are fewer than two chunks, or one side would be empty.
@@ -113,15 +138,36 @@ def make_dataset(documents: list[Document], chunks: list[Chunk], seed: int = 0) 
             f"The corpus is too small to train on: {len(known)} different passages",
             hint="Give it more text: at least two sections of different content",
         )
+    judged = [chunk.text for chunk in sides.heldout]
+    copied = copies([row.wanted for row in corrections], judged)
+    taken = [row for row, copy in zip(corrections, copied, strict=True) if not copy]
+    quoted = copies([row.answer for row in taken], judged)
+    asked = cited_questions(corrections, documents)
     return Dataset(
         train_texts=[chunk.text for chunk in sides.train],
         heldout_texts=list(dict.fromkeys(chunk.text for chunk in sides.heldout)),
-        pairs=_pairs(sections_of(sides.train)),
+        pairs=[
+            *_pairs(sections_of(sides.train)),
+            *(Pair(row.question, row.wanted) for row in taken),
+        ],
         heldout_pairs=_pairs(sections_of(sides.heldout)),
-        questions=make_questions(known, seed),
+        questions=[*make_questions(known, seed), *asked],
         split_by=sides.by,
         dropped=sides.dropped,
         seed=seed,
+        preferences=[
+            Preference(row.question, row.wanted, row.answer)
+            for row, quote in zip(taken, quoted, strict=True)
+            if row.answer and not quote
+        ],
+        feedback={
+            "digest": digest_of(corrections),
+            "taken": len(taken),
+            "heldout": len(corrections) - len(taken),
+            "questions": len(asked),
+        }
+        if corrections
+        else {},
     )
 
 

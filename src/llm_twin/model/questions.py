@@ -1,7 +1,7 @@
 """Retrieval questions without anybody writing them: an author's headings ask for their sections.
 
 A heading finds its own section too easily, so the search that is judged runs over chunks from
-which the headings in question are withheld.
+which the headings in question are withheld. A reader whose correction names a document asks for it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from llm_twin.corpus.document import content_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from llm_twin.corpus.document import Chunk
+    from llm_twin.corpus.document import Chunk, Document
+    from llm_twin.model.feedback import Correction
 
-MOST_QUESTIONS = 120
+MOST_QUESTIONS = 720
 SHORTEST_SECTION = 200
 _EDGES = re.compile(r"^[\W\d_]+|[\W_]+$")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -38,10 +39,11 @@ class Question:
     """A question with the one document that answers it.
 
     Attributes:
-        text: the heading, without numbering and ornaments.
+        text: the heading, without numbering and ornaments, or what a reader asked.
         document_id: where the answer is.
         chunk_ids: the chunks directly under the heading, by their ids in the full index.
-        headings: the path that ends in the heading; withheld where the question is judged.
+        headings: the path that ends in the heading; withheld where the question is judged. Empty,
+            like ``chunk_ids``, for a reader's question.
 
     """
 
@@ -85,6 +87,40 @@ def make_questions(chunks: Sequence[Chunk], seed: int = 0) -> list[Question]:
         and (question := _question(document_id, headings, members))
     }
     return sorted(questions.values(), key=lambda it: content_id(str(seed), it.id))[:MOST_QUESTIONS]
+
+
+def cited_questions(
+    corrections: Iterable[Correction], documents: Iterable[Document]
+) -> list[Question]:
+    """Ask what readers asked, where their correction names one document of this corpus."""
+    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for document in documents:
+        for place in (document.uri.rstrip("/"), document.link.rstrip("/")):
+            known[_last(place)].add((place, document.id))
+    questions = {
+        question.id: question
+        for row in corrections
+        for cited in row.cites
+        if (document_id := _named(cited.partition("#")[0].rstrip("/"), known))
+        for question in [Question(row.question, document_id, (), ())]
+    }
+    return list(questions.values())
+
+
+def _named(cited: str, known: Mapping[str, set[tuple[str, str]]]) -> str:
+    """The document at a place, or the only one whose place ends like it; "" when there is none."""
+    found = known.get(_last(cited), set()) if cited else set()
+    ends = {
+        own
+        for place, own in found
+        if f"/{place}".endswith(f"/{cited}") or f"/{cited}".endswith(f"/{place}")
+    }
+    ids = {own for place, own in found if place == cited} or ends
+    return ids.pop() if len(ids) == 1 else ""
+
+
+def _last(place: str) -> str:
+    return place.rpartition("/")[2]
 
 
 def withhold_headings(chunks: Iterable[Chunk], questions: Iterable[Question]) -> list[Chunk]:

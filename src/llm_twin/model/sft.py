@@ -68,19 +68,25 @@ def tune(
         return SftReport(0, len(pairs), budget.used, None)
     with runtime.quiet():
         from datasets import Dataset, disable_progress_bars  # type: ignore[import-untyped]
+        from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
         disable_progress_bars()
         rows = Dataset.from_list([_conversation(pair) for pair in pairs])
-        pace = pacing(Reporter("sft", progress, budget))
+        pace = pacing(Reporter("sft", progress, budget), RATE)
         trainer = SFTTrainer(
             model=network,
-            args=_settings(folder, seed, int(network.config.max_position_embeddings)),
+            args=SFTConfig(
+                **common_settings(folder, seed, int(network.config.max_position_embeddings)),
+                completion_only_loss=True,
+                num_train_epochs=EPOCHS,
+                learning_rate=RATE,
+            ),
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[pace],
         )
-        _silence(trainer)
+        silence(trainer)
         trainer.train()
     network.train(False)
     return SftReport(trainer.state.global_step, len(pairs), budget.used, pace.loss)
@@ -93,42 +99,38 @@ def _conversation(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _settings(folder: Path, seed: int, context: int) -> Any:
-    from trl.trainer.sft_config import SFTConfig
-
-    return SFTConfig(
-        output_dir=str(folder),
-        max_length=context,
-        completion_only_loss=True,
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=EPOCHS,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        weight_decay=0.01,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        dataloader_num_workers=0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        push_to_hub=False,
-        seed=seed,
-        data_seed=seed,
-    )
+def common_settings(folder: Path, seed: int, context: int) -> dict[str, Any]:
+    """What every trainer of TRL is told here."""
+    return {
+        "output_dir": str(folder),
+        "max_length": context,
+        "per_device_train_batch_size": BATCH,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.01,
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "dataloader_num_workers": 0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "push_to_hub": False,
+        "seed": seed,
+        "data_seed": seed,
+    }
 
 
-def _silence(trainer: Any) -> None:
+def silence(trainer: Any) -> None:
     """Remove the callback that prints every log line."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
 
 
-def pacing(reporter: Reporter) -> Any:
-    """Return the trainer callback that lowers the rate with the budget and stops at its end."""
+def pacing(reporter: Reporter, rate: float) -> Any:
+    """Return the trainer callback that lowers a rate with the budget and stops at its end."""
     from transformers import TrainerCallback
 
     class Pacing(TrainerCallback):
@@ -136,7 +138,7 @@ def pacing(reporter: Reporter) -> Any:
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             for group in kwargs["optimizer"].param_groups:
-                group["lr"] = RATE * (1 - 0.9 * reporter.budget.fraction)
+                group["lr"] = rate * (1 - 0.9 * reporter.budget.fraction)
 
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             loss = kwargs["logs"].get("loss")

@@ -105,15 +105,17 @@ def _place(key: str, seed: int) -> float:
 
 
 def _without_copies(candidates: Sequence[Chunk], train: Sequence[Chunk]) -> list[Chunk]:
-    """Drop candidates that training texts say too; only what they say is looked for, and held."""
-    own = [_shingles(chunk.text) for chunk in candidates]
+    """Drop candidates that training texts say too."""
+    copied = copies([chunk.text for chunk in candidates], [chunk.text for chunk in train])
+    return [chunk for chunk, copy in zip(candidates, copied, strict=True) if not copy]
+
+
+def copies(texts: Sequence[str], others: Sequence[str]) -> list[bool]:
+    """Whether other texts say what each of these says; only what these say is looked for, held."""
+    own = [_shingles(text) for text in texts]
     wanted = set().union(*own)
-    learned = {found for chunk in train for found in _shingles(chunk.text) & wanted}
-    return [
-        chunk
-        for chunk, shingles in zip(candidates, own, strict=True)
-        if len(shingles & learned) < COPIED * len(shingles)
-    ]
+    said = {found for other in others for found in _shingles(other) & wanted}
+    return [len(shingles & said) >= COPIED * len(shingles) for shingles in own]
 
 
 def _shingles(text: str) -> set[tuple[str, ...]]:

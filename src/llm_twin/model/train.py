@@ -1,4 +1,4 @@
-"""From a dataset to a model folder: tokenizer, pretraining, instruction tuning, manifest.
+"""From a dataset to a model folder: tokenizer, pretraining, two kinds of tuning, manifest.
 
 The folder appears under its name only when everything in it is written; ``manifest.json`` is what
 makes it a model. Killed at any time, nothing half-made carries one.
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PRETRAINING = 0.75
 """The share of the budget for pretraining; tuning gets the rest."""
+PREFERRING = 0.4
+"""The share of that rest for preferences, where there are any."""
 _LIBRARIES = ("torch", "transformers", "trl", "tokenizers")
 
 
@@ -43,8 +45,10 @@ class TrainReport:
         import_cpu_seconds: used to load torch, transformers and TRL; not counted above.
         pretrain: see ``PretrainReport``.
         sft: see ``SftReport``.
+        dpo: see ``DpoReport``.
         heldout_after_pretrain: bits per character on the held-out passages.
-        heldout_after_sft: the same for the finished model.
+        heldout_after_sft: the same after instruction tuning.
+        heldout_after_dpo: the same for the finished model.
         sft_made_it_worse: tuning cost more than it brought, on those passages.
 
     """
@@ -58,8 +62,10 @@ class TrainReport:
     import_cpu_seconds: float
     pretrain: dict[str, Any]
     sft: dict[str, Any]
+    dpo: dict[str, Any]
     heldout_after_pretrain: float
     heldout_after_sft: float
+    heldout_after_dpo: float
     sft_made_it_worse: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +119,7 @@ def _load_libraries(progress: Progress) -> float:
 def _train(
     dataset: Dataset, building: Path, seconds: float, progress: Progress, seed: int, imports: float
 ) -> TrainReport:
+    from llm_twin.model.dpo import prefer
     from llm_twin.model.pretrain import CONTEXT, new_network, pretrain, shape_for
     from llm_twin.model.sft import tune
     from llm_twin.model.tokenizer import encode, train_tokenizer
@@ -125,9 +132,15 @@ def _train(
     pretrained = pretrain(network, tokenizer, dataset.train_texts, first, progress, seed)
     before = _heldout(network, tokenizer, dataset.heldout_texts)
     scratch = building / "scratch"
-    tuned = tune(network, tokenizer, dataset.pairs, Budget(whole.left), progress, scratch, seed)
+    share = 1 - PREFERRING if dataset.preferences else 1
+    second = Budget(share * whole.left)
+    tuned = tune(network, tokenizer, dataset.pairs, second, progress, scratch, seed)
+    after = last = _heldout(network, tokenizer, dataset.heldout_texts)
+    third = Budget(whole.left)
+    preferred = prefer(network, tokenizer, dataset.preferences, third, progress, scratch, seed)
+    if preferred.steps:
+        last = _heldout(network, tokenizer, dataset.heldout_texts)
     durable.remove(scratch)
-    after = _heldout(network, tokenizer, dataset.heldout_texts)
     report = TrainReport(
         parameters=network.num_parameters(),
         vocabulary=len(tokenizer),
@@ -138,8 +151,10 @@ def _train(
         import_cpu_seconds=imports,
         pretrain=asdict(pretrained),
         sft=asdict(tuned),
+        dpo=asdict(preferred),
         heldout_after_pretrain=before,
         heldout_after_sft=after,
+        heldout_after_dpo=last,
         sft_made_it_worse=after > before,
     )
     _save(building, network, tokenizer, {**report.to_dict(), "dataset": dataset.digest})

@@ -80,7 +80,13 @@ def _asked(
 
 def _chunks(hits: Sequence[Hit]) -> dict[str, Any]:
     chunks = [
-        {"id": hit.chunk.id, "score": hit.score, "title": hit.chunk.prefix, "text": hit.chunk.text}
+        {
+            "id": hit.chunk.id,
+            "document": hit.chunk.document_id,
+            "score": hit.score,
+            "title": hit.chunk.prefix,
+            "text": hit.chunk.text,
+        }
         for hit in hits
     ]
     return {"output": {"chunks": chunks}}

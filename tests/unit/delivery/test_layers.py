@@ -84,6 +84,7 @@ def test_what_a_layer_deletes_is_named() -> None:
         (b"\x28\xb5\x2f\xfd and more", "zstd"),
         (tar(a=b"another"), "not what its digest says: sha256:a1"),
     ],
+    ids=["cut", "overwritten", "cut tar", "no tar", "zstd", "another"],
 )
 def test_a_broken_layer_is_said(stored, words) -> None:
     with pytest.raises(RemoteError, match=words):

@@ -165,7 +165,7 @@ def test_a_heading_in_two_documents_or_over_a_line_of_text_is_not_asked():
 
 
 def test_no_more_than_the_limit_and_always_the_same(write_author):
-    _, chunks = write_author(documents=60, sections=5)
+    _, chunks = write_author(documents=150, sections=5)
     questions = make_questions(chunks)
     assert len(questions) == MOST_QUESTIONS
     assert make_questions(chunks[::-1]) == questions

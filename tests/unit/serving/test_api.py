@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,11 +181,16 @@ def test_a_twin_promoted_later_answers_without_a_restart_or_a_lost_request(
 
         with ThreadPoolExecutor(4) as pool:
             loads = [pool.submit(keep_asking, number) for number in range(4)]
-            assert running.ask().json()["version"] == "v1"
-            for version in ("v2", "v3"):
-                promote(tmp_path, [*baker, *notes], version)
-                assert running.get("/readyz").json()["version"] == version
-            done.set()
+            try:
+                assert running.ask().json()["version"] == "v1"
+                for version in ("v2", "v3"):
+                    promote(tmp_path, [*baker, *notes], version)
+                    # While one request opens it, the others are answered by the one before.
+                    until = time.monotonic() + PATIENCE
+                    while (ready := running.get("/readyz").json()["version"]) != version:
+                        assert time.monotonic() < until, ready
+            finally:
+                done.set()
             seen = [one for load in loads for one in load.result(PATIENCE)]
 
         assert {status for status, _ in seen} == {200}

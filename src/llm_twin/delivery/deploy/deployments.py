@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from llm_twin.corpus import forgotten
 from llm_twin.delivery.deploy.steps import (
     COMPLETED,
     ROLLED_BACK,
@@ -183,7 +184,10 @@ def _forward(journal: Journal, deployment: Deployment, steps: list[Step], tell: 
             continue
         journal.begin_step(deployment, step.name)
         began = time.monotonic()
-        deployment.facts |= step.do() or {}
+        found = step.do() or {}
+        # The version is known before anything is switched; what is live is never taken away.
+        forgotten.refuse(journal.path.parent, found.get("version", ""))
+        deployment.facts |= found
         journal.end_step(deployment, step.name)
         tell(f"{step.name}: {time.monotonic() - began:.1f} s")
     _end(journal, deployment, COMPLETED)

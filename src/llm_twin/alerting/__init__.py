@@ -1,0 +1,1 @@
+"""Alerting: what happened becomes one message to a person, durable before it is sent."""

@@ -1,0 +1,1 @@
+"""What joins the rooms: from traces to a better twin, where answers come from, and forgetting."""
