@@ -197,7 +197,7 @@ def ours() -> Product:
         "/api/is-alive/ping",
         "/api/v1/private/spans/batch",
         {"Content-Type": "application/json", "Content-Encoding": "gzip"},
-        "traces.db",
+        "traces/traces.db",
         "span",
         opik_bodies,
     )

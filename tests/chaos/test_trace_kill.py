@@ -7,18 +7,23 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from llm_twin.settings import Settings
-from llm_twin.tracing import client
-from llm_twin.tracing.store.routing import Request
+from llm_twin.tracing import client, upkeep
+from llm_twin.tracing.store.routing import Request, problem
 from llm_twin.tracing.store.store import Store
+from tests.unit.tracing.remotes import RemoteStore, serving
 
 pytestmark = pytest.mark.chaos
 KILLS = int(os.environ.get("CHAOS_KILLS", "100"))
+OUTAGE = float(os.environ.get("CHAOS_OUTAGE", "20"))  # seconds
 SEED = os.environ.get("CHAOS_SEED", str(random.randrange(10**6)))
 PER_SECOND = 50
 
@@ -28,7 +33,7 @@ NURSERY = """
 import os, signal, sys, time
 from pathlib import Path
 from llm_twin.settings import Settings
-from llm_twin.tracing import client, track
+from llm_twin.tracing import client, track, upkeep
 os.environ.update(client.QUIET)
 import llm_twin.tracing.intercept
 home, pause = Path(sys.argv[1]), float(sys.argv[2])
@@ -50,8 +55,10 @@ def answer(n):
 
 def serve(life):
     os.setsid()
+    settings = Settings(home=home, opik_url=sys.argv[3])
     returned = os.open(home / f"returned-{life}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    client.start(Settings(home=home))
+    tracing = client.start(settings)
+    upkeep.Upkeep(tracing.store, settings).start()
     answer(f"{life}-parent")
     side, n = ("a" if os.fork() else "b"), 0
     while True:
@@ -100,37 +107,87 @@ def _traces(store: Store) -> dict[str, set[str]]:
     return names
 
 
-def test_every_answer_that_was_returned_has_its_whole_trace(tmp_path: Path) -> None:
-    print(f"\nCHAOS_SEED={SEED} CHAOS_KILLS={KILLS}")
-    chance = random.Random(SEED)
-    returned: set[str] = set()
-    nursery = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, tmp_path, str(2 / PER_SECOND)],
+@contextmanager
+def nursery(home: Path, url: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Services in a home, forwarding to an address, if that is not empty."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY, home, str(2 / PER_SECOND), url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        for life in range(KILLS):
-            returned |= _live(nursery, life, tmp_path, chance)
+        yield process
     finally:
-        nursery.kill()
-        nursery.wait(30)
+        process.kill()
+        process.wait(30)
 
-    store = Store(tmp_path)
+
+def _carried_on(home: Path) -> Store:
+    """The store, once it has what all journals held."""
+    settings = Settings(home=home)
+    store, journal = Store(settings.traces), settings.traces / "journal"
     deadline = time.monotonic() + 30
-    while list((tmp_path / "traces" / "journal").glob("*.journal")) and time.monotonic() < deadline:
-        client.recover(Settings(home=tmp_path), store)
-    whole = {
+    while list(journal.glob("*.journal")) and time.monotonic() < deadline:
+        client.recover(settings, store)
+    assert list(journal.glob("*.journal")) == []
+    assert not (journal / "refused.ndjson").exists()
+    return store
+
+
+def _whole(store: Store) -> list[str]:
+    """The answers whose traces have all that belongs to them."""
+    return sorted(
         name.removeprefix("n=")
         for names in _traces(store).values()
         if {"answer", "retrieve", "generate"} <= names
         for name in names
         if name.startswith("n=")
-    }
+    )
+
+
+def test_every_answer_that_was_returned_has_its_whole_trace(tmp_path: Path) -> None:
+    print(f"\nCHAOS_SEED={SEED} CHAOS_KILLS={KILLS}")
+    chance = random.Random(SEED)
+    returned: set[str] = set()
+    with nursery(tmp_path) as services:
+        for life in range(KILLS):
+            returned |= _live(services, life, tmp_path, chance)
+
+    store = _carried_on(tmp_path)
+    whole = _whole(store)
     print(f"{KILLS} kills, {len(returned)} answers returned, {len(whole)} whole traces")
     assert len(returned) >= KILLS // 2
-    assert returned - whole == set()
-    assert list((tmp_path / "traces" / "journal").glob("*.journal")) == []
-    assert not (tmp_path / "traces" / "journal" / "refused.ndjson").exists()
+    assert returned - set(whole) == set()
     store.close()
+
+
+def test_after_an_outage_the_remote_has_every_answer_once(tmp_path: Path) -> None:
+    print(f"\nCHAOS_SEED={SEED} CHAOS_OUTAGE={OUTAGE} seconds")
+    chance, returned, lives = random.Random(SEED), set[str](), 0
+    remote = RemoteStore(tmp_path / "there")
+    hangs = threading.Event()
+    faults = {
+        "fine": lambda request: None,
+        "500": lambda request: problem(500, "broken"),
+        "hangs": lambda request: hangs.wait(20) and None,
+    }
+    home = tmp_path / "here"
+    home.mkdir()
+    with serving(remote) as url:
+        with nursery(home, url) as services:
+            for way, share in {"fine": 0.1, "hangs": 0.1, "500": 0.8}.items():
+                remote.fault, until = faults[way], time.monotonic() + share * OUTAGE
+                while time.monotonic() < until:
+                    returned |= _live(services, lives, home, chance)
+                    lives += 1
+        hangs.set()
+        remote.fault = faults["fine"]
+        store = _carried_on(home)
+        upkeep.forward(store, Settings(home=home, opik_url=url), tries=10)
+    whole = _whole(store)
+    print(f"{lives} kills, {len(returned)} answers returned, {len(whole)} whole traces")
+    assert returned - set(whole) == set()
+    assert _whole(remote) == whole
+    store.close()
+    remote.close()
