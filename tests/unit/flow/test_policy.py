@@ -144,12 +144,12 @@ def test_only_the_named_errors_are_tried_again(registry, runner, tmp_path, on, f
 
 def test_an_attempt_that_takes_too_long_is_ended_and_tried_again(registry, runner, tmp_path, home):
     slow = fails_until(tmp_path, 1, lambda: signal.pause())
-    registry.stage(name="slow", timeout=1.0, retry=Retry(2, on=(TimedOut,)))(slow)
+    registry.stage(name="slow", timeout=4.0, retry=Retry(2, on=(TimedOut,)))(slow)
     result = runner.run("slow")
     assert str(result.state) == "Completed"
     first, second = Store(home).attempts(result.id)
     assert (str(first.state), str(second.state)) == ("Failed(TimedOut)", "Completed")
-    assert first.state.message == "it took longer than 1 s"
+    assert first.state.message == "it took longer than 4 s"
 
 
 def test_a_time_out_is_not_tried_again_when_other_errors_are_named(registry, runner, tmp_path):
