@@ -12,3 +12,4 @@ for more in (
     ci.image.registry, ci.supply_chain.image, ci.alerts, ci.aws, ci.prompts, ci.traces, ci.watch
 ):  # fmt: skip
     namespace.add_collection(more)
+ci.loop_history.add_to(namespace)

@@ -4,7 +4,7 @@ Importing this package registers every stage. It must stay cheap: whatever a sta
 standard library is imported when the stage runs.
 """
 
-from ci import image, quality, release, supply_chain, training
+from ci import image, loop, loop_history, quality, release, supply_chain, training
 from ci.alerts import alerts
 from ci.answering import ask, search
 from ci.cloud import aws
@@ -18,6 +18,7 @@ from ci.watch import collection as watch
 from llm_twin.flow import registry
 
 __all__ = [
-    "alerts", "ask", "aws", "curate", "forget", "image", "lineage", "prompts", "quality",
-    "registry", "release", "search", "serve", "supply_chain", "traces", "training", "watch",
+    "alerts", "ask", "aws", "curate", "forget", "image", "lineage", "loop", "loop_history",
+    "prompts", "quality", "registry", "release", "search", "serve", "supply_chain", "traces",
+    "training", "watch",
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def figures(settings: Settings) -> Callable[[float, float], Mapping[str, Figure]
 
     def read(minutes: float, until: float) -> Mapping[str, Figure]:
         if not kept:
-            if not (settings.home / "traces.db").exists():
+            if not (settings.traces / "traces.db").exists():
                 return {}
             kept.append(_opened(settings))
         return kept[0](minutes, until)
@@ -83,7 +83,7 @@ def _opened(settings: Settings) -> Callable[[float, float], Mapping[str, Figure]
     from llm_twin.tracing.evaluation.windows import metrics
     from llm_twin.tracing.store.store import Store as Traces
 
-    traces = Traces(settings.home, settings)
+    traces = Traces(settings.traces, settings)
 
     def read(minutes: float, until: float) -> Mapping[str, Figure]:
         at = datetime.fromtimestamp(until, UTC)

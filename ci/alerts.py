@@ -83,6 +83,18 @@ def rules() -> list[Rule]:
             escalate_after="1h",
         ),
         Rule(
+            name="loop-failed",
+            when=event("loop.failed")
+            | event("loop.cut_short")
+            | event("loop.not_deployed")
+            | event("loop.rolled_back")
+            | run_state("loop", ["Crashed"]),
+            text="the loop did not get through, the version before serves",
+            look="invoke loop.history",
+            resolves_on=event("loop.done"),
+            cooldown="5m",
+        ),
+        Rule(
             name="no-traffic",
             when=no_traffic(30),
             severity="warning",

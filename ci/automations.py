@@ -5,6 +5,7 @@ from llm_twin.flow.automation import (
     absent,
     alert,
     cron,
+    files_changed,
     from_payload,
     metric,
     run_ended,
@@ -26,11 +27,6 @@ automations.add(
     do=run_flow("ct", corpus=from_payload("corpus", default="")),
 )
 automations.add(
-    "training-failed",
-    when=run_ended("ct", states=("Failed", "Crashed")),
-    do=alert("continuous training failed"),
-)
-automations.add(
     "no-training-for-8-days",
     when=absent(run_ended("ct", states=("Completed",)), within="8d"),
     do=alert("no continuous training completed for 8 days", severity="warning"),
@@ -39,4 +35,17 @@ automations.add(
     "worse-retrieval",
     when=metric("ct.retrieval.hit@5", below=0.7),
     do=alert("training made a twin that finds less than it should", severity="warning"),
+)
+# An open alert about answers, enough feedback or new documents make it turn; else it does nothing.
+automations.add(
+    "loop-hourly",
+    when=cron("37 * * * *", timezone="UTC"),
+    do=run_flow("loop"),
+    overlap="skip",
+)
+automations.add(
+    "documents-changed",
+    when=files_changed("docs/**/*.md", "*.md", settle="10m"),
+    do=run_flow("loop"),
+    overlap="skip",
 )

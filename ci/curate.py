@@ -64,7 +64,7 @@ def curate_feedback(
         raise ConfigError("a score is from 0 to 1", low_score, "Say --low-score 0.5")
     begin = datetime.now(UTC) - timedelta(seconds=parse_age(since)) if since else None
     checked = nullcontext() if grounded is None else _corpus(grounded, settings)
-    with closing(Store(settings.home, settings)) as store, checked as passages:
+    with closing(Store(settings.traces, settings)) as store, checked as passages:
         chosen = curation.choose(
             store, settings.trace_project, low_score, begin, ignored=NOT_OF_THE_TEXT
         )

@@ -52,7 +52,7 @@ def correct(settings, question, wanted):
         "output": {"text": "It is told by its name.", "abstained": False},
         "metadata": {"correction": wanted},
     }  # fmt: skip
-    store = Store(settings.home, settings)
+    store = Store(settings.traces, settings)
     body = dumps({"traces": [trace]}).encode()
     assert store.handle(Request("POST", "v1/private/traces/batch", body=body)).status < 300
     store.close()

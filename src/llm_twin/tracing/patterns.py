@@ -25,6 +25,7 @@ _IBAN_LENGTHS = {
     for country in countries.split()
 }  # fmt: skip
 _NOT_ALPHANUMERIC = re.compile(r"[^0-9A-Za-z]")
+_NOT_DIGITS = re.compile(r"\D+")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ class Kind:
 
 
 def card_length(found: str) -> int:
-    """Return the length of the text if its digits are a payment card's number, else 0."""
+    """Return the length of the text if its digits are a payment card's number, else 0.
+
+    Ids and times have check digits by chance as well, but are not written in groups like a card's.
+    """
+    groups = tuple(map(len, _NOT_DIGITS.split(found)))
+    if max(groups) > 4 and groups not in ((len(found),), (4, 6, 5), (4, 6, 4)):
+        return 0
     digits = [int(character) for character in found if character.isdecimal()]
+    if digits[0] == 2 and len(digits) != 16:
+        return 0
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     return 0 if (sum(digits[-1::-2]) + sum(doubled)) % 10 else len(found)
 
@@ -131,7 +140,7 @@ KINDS = (
     ),
     Kind(
         "CARD",
-        re.compile(r"(?<![\d.])[2-6](?:[ \u00a0.-]?\d){12,18}(?!\d)"),
+        re.compile(r"(?<![0-9A-Za-z.])[2-6](?:[ \u00a0.-]?\d){12,18}(?![0-9A-Za-z])"),
         length=card_length,
     ),
     Kind(

@@ -100,7 +100,7 @@ def test_old_history_is_no_news_on_the_first_look(settings, store):
 
 
 def test_answers_that_fail_are_told_beside_their_normal(settings, store):
-    with closing(Traces(settings.home, settings)) as traces:
+    with closing(Traces(settings.traces, settings)) as traces:
         traced = Traced(traces)
         for n in range(60):
             traced.answer(ago=3600.0 + n)

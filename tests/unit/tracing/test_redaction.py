@@ -239,3 +239,34 @@ def test_an_installed_presidio_is_used(tmp_path: Path, monkeypatch: pytest.Monke
     settings = replace(Settings(home=tmp_path), trace_presidio="de")
 
     assert redaction.Redactor.of(settings).text("by Jane") == "by [PERSON]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20261123-163317-cfcc",
+        "01a20900-dfe6-7d40-4111-111111111111",
+        "01a20900-dfe6-7d4111111111111111",
+        "2026112316331",
+    ],
+)
+def test_an_id_whose_digits_pass_for_a_card_is_left_alone(tmp_path: Path, text: str) -> None:
+    for number in range(100):
+        one = text if not number else f"{text[:-5]}{number:05}"
+        assert Redactor.of(Settings(home=tmp_path)).redact(one) == one
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111111111111111",  # pragma: allowlist secret
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "378282246310005",
+        "3782 822463 10005",
+        "2223003122003222",
+        "no:5555555555554444,",
+    ],
+)
+def test_cards_are_found_however_they_are_written(tmp_path: Path, text: str) -> None:
+    assert "[CARD]" in Redactor.of(Settings(home=tmp_path)).redact(text)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[4]
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("TWIN_HOME", str(tmp_path))
-    opened = Store(tmp_path, Settings(home=tmp_path))
+    opened = Store(tmp_path / "traces", Settings(home=tmp_path))
     yield opened
     opened.close()
 
