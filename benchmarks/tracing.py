@@ -245,9 +245,11 @@ def python_of(kind: str, folder: Path) -> str:
     """The interpreter that a kind runs in; a peer's has its own packages."""
     if kind not in PEERS:
         return sys.executable
-    subprocess.run(["uv", "venv", "-q", folder / kind], check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "uv", "venv", "-q", folder / kind], check=True, timeout=300
+    )
     python = str(folder / kind / "bin" / "python")
-    install = ["uv", "pip", "install", "-q", "-p", python, *PEERS[kind]]
+    install = [sys.executable, "-m", "uv", "pip", "install", "-q", "-p", python, *PEERS[kind]]
     subprocess.run(install, check=True, timeout=600)
     return python
 
