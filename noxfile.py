@@ -51,13 +51,15 @@ def tests(session: nox.Session) -> None:
     if not has_torch:
         session.warn(f"no torch build for Python {session.python} here: no training tests")
     session.run("coverage", "erase")
-    # Side by side, a file at a time: what a file's tests start, they share.
-    spread = () if session.posargs else ("--numprocesses=logical", "--dist=loadfile")
-    session.run(
-        "python", "-m", "pytest", "--cov", "--cov-report=", *spread, *chosen, *session.posargs,
-        env=environment,
-    )  # fmt: skip
-    if has_torch and not session.posargs:
+    measured = ["python", "-m", "pytest", "--cov", "--cov-report=", "--cov-append", *chosen]
+    if session.posargs:
+        session.run(*measured, *session.posargs, env=environment)
+        return
+    # What owns engines, registries and services has the machine to itself.
+    side_by_side = ["tests/unit", "--numprocesses=logical", "--dist=loadfile"]
+    for part in (side_by_side, ["tests/integration", "tests/acceptance"]):
+        session.run(*measured, *part, env=environment)
+    if has_torch:
         session.run("coverage", "report", "--fail-under=90")
 
 
