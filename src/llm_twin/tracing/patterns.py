@@ -140,7 +140,7 @@ KINDS = (
     ),
     Kind(
         "CARD",
-        re.compile(r"(?<![0-9A-Za-z.])[2-6](?:[ \u00a0.-]?\d){12,18}(?![0-9A-Za-z])"),
+        re.compile(r"(?<![\d.])[2-6](?:[ \u00a0.-]?\d){12,18}(?!\d)"),
         length=card_length,
     ),
     Kind(
