@@ -195,7 +195,9 @@ def test_preferences_are_tuned_on_after_the_instructions(write_author, tmp_path)
 
 
 @pytest.mark.torch
-def test_a_wanted_answer_becomes_likelier_against_the_one_that_was_given(dataset, trained, tmp_path):
+def test_a_wanted_answer_becomes_likelier_against_the_one_that_was_given(
+    dataset, trained, tmp_path
+):
     from llm_twin.model import runtime
     from llm_twin.model.budget import Budget
     from llm_twin.model.dpo import prefer
@@ -215,9 +217,7 @@ def test_a_wanted_answer_becomes_likelier_against_the_one_that_was_given(dataset
 
     before = margin()
     with runtime.seeded(0):
-        report = prefer(
-            model.network, model.tokenizer, pairs, Budget(20), print, tmp_path / "dpo"
-        )
+        report = prefer(model.network, model.tokenizer, pairs, Budget(20), print, tmp_path / "dpo")
     assert report.steps == 4
     assert margin() > before
 
