@@ -465,7 +465,7 @@ def checkout(tmp_path, monkeypatch, base_image, host):
     (root / ".env").write_text(f"API_TOKEN={IN_ENV_FILE}\n")
     (root / ".dockerignore").write_text("**/.*\n")
     conf = tmp_path / "pip.conf"
-    conf.write_text(f"[global]\nindex-url = https://me:{IN_FILE}@x.example.org/simple\n")
+    conf.write_text(f"[global]\nindex-url = https://me:{IN_FILE}@x.example.org/packages\n")
     for name, value in {**VALUES, "PIP_CONFIG_FILE": str(conf)}.items():
         monkeypatch.setenv(name, value)
     promote(tmp_path / "home")

@@ -90,7 +90,7 @@ def test_a_login_and_what_is_named_like_a_secret_never_get_in(monkeypatch) -> No
         **MADE,
         "repository": "https://me:hidden-two@github.com/me/twin",  # pragma: allowlist secret
         "build_args": {
-            "INDEX": "https://me:hidden-three@x.org/simple",  # pragma: allowlist secret
+            "INDEX": "https://me:hidden-three@example.org/packages",  # pragma: allowlist secret
             "API_TOKEN": "hidden-four",  # pragma: allowlist secret
         },
     }
@@ -98,7 +98,7 @@ def test_a_login_and_what_is_named_like_a_secret_never_get_in(monkeypatch) -> No
 
     assert b"hidden" not in data
     assert b"git+https://github.com/me/twin" in data
-    assert b'{"INDEX":"https://x.org/simple"}' in data
+    assert b'{"INDEX":"https://example.org/packages"}' in data
 
 
 def test_what_a_statement_says_is_read_back() -> None:

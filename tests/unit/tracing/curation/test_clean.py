@@ -52,7 +52,7 @@ def test_the_users_own_patterns_are_private_too():
 
 
 @pytest.mark.parametrize(
-    "text", ["See [README](x.md) and [CI] for it.", "夜は長い。", "x[i] is what [TODO] means"]
+    "text", ["See [README](x.md) and [CI] for it.", "夜は長い。", "x[i] is what [DONE] means"]
 )
 def test_what_only_looks_taken_out_or_short_is_kept(text):
     assert kept(curate([row(1, wanted=text)], Redactor())) == ["t00001"]
