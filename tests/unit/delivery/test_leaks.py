@@ -24,7 +24,7 @@ SHAPES = {
     "Slack Token": "xoxb-123456789012-123456789012-abcdefABCDEF",  # pragma: allowlist secret
     "Stripe Access Key": "sk_live_" + "a1B2" * 6,
     "Private Key": PEM,
-    "Basic Auth Credentials": "https://me:hunter22@example.org/packages",  # pragma: allowlist secret
+    "Basic Auth Credentials": "https://me:hunter22@example.org/wheels",  # pragma: allowlist secret
     "JSON Web Token": (
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"  # pragma: allowlist secret
     ),

@@ -31,7 +31,7 @@ def kept(made):
         ({"wanted": "Write to anna@example.com about it."}, "private"),
         ({"question": "Is DE89 3704 0044 0532 0130 00 mine?"}, "private"),
         ({"answer": "Ask anna@example.com."}, "private"),
-        ({"cites": ("https://anna:sesame@example.com/a",)}, "private"),
+        ({"cites": ("https://anna:sesame@example.com/a",)}, "private"),  # pragma: allowlist secret
         ({"wanted": "Write to [EMAIL] about it."}, "redacted"),
         ({"question": "Who is [PERSON]?"}, "redacted"),
         ({"answer": "Ask [EMAIL-bfamjkcl] for it."}, "redacted"),
