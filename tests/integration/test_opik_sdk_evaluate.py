@@ -10,6 +10,7 @@ import os
 os.environ |= {"OPIK_SENTRY_ENABLE": "false", "OPIK_ANALYTICS_ENABLE": "false"}
 
 import contextlib
+import contextvars
 import json
 import subprocess
 import sys
@@ -284,8 +285,10 @@ def test_an_evaluation_goes_on_where_it_stopped(
             raise Broken
         return right(dataset_item, task_outputs)
 
+    # A process that ends takes its context with it, the current project's name among it.
     with pytest.raises(Broken):
-        opik.evaluate(
+        contextvars.copy_context().run(
+            opik.evaluate,
             dataset=capitals, task=knowing, scoring_functions=[breaking], task_threads=1,
             experiment_name=name, verbose=0,
         )  # fmt: skip
