@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from llm_twin.alerting import outbox
 from llm_twin.alerting.privacy import Privacy
 from llm_twin.alerting.schema import MIGRATIONS
-from llm_twin.errors import NotReadyError, SpaceError, TwinError
+from llm_twin.errors import NotReadyError, TwinError
+from llm_twin.sqlite import MEMORY, open_database, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-BUSY_SECONDS = 30.0
 PENDING, FIRING, ACKNOWLEDGED, RESOLVED = "pending", "firing", "acknowledged", "resolved"
 MOST_SUBJECTS = 20
 
@@ -120,20 +120,8 @@ class Store:
             NotReadyError: a newer version wrote it.
 
         """
-        self.path = home / "alerts.db" if home else ":memory:"
-        try:
-            if home:
-                home.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._use_wal()
-            self.db.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-        except (OSError, sqlite3.Error) as error:
-            raise SpaceError(
-                f"the alerts cannot be written ({error})",
-                self.path,
-                "Free space or make it writable, or type: export TWIN_HOME=/another/folder",
-            ) from None
+        self.path = home / "alerts.db" if home else MEMORY
+        self.db = open_database(self.path, "the alerts", MIGRATIONS)
 
     def close(self) -> None:
         """Close the database."""
@@ -142,43 +130,8 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of a block's statements or none; durable when it ends."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self.db):
             yield self.db
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
-
-    def _use_wal(self) -> None:
-        """Switch a new file to WAL, for which SQLite does not wait while others do the same."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self.db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-    def _migrate(self) -> None:
-        if self._version() == len(MIGRATIONS):
-            return
-        with self.transaction():
-            if self._version() > len(MIGRATIONS):
-                raise NotReadyError(
-                    "a newer version wrote the alerts", self.path, "Update llm-twin"
-                )
-            for script in MIGRATIONS[self._version() :]:
-                for statement in script.split(";"):
-                    self.db.execute(statement)
-            self.db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    def _version(self) -> int:
-        return int(self.db.execute("PRAGMA user_version").fetchone()[0])
 
     # Events
 

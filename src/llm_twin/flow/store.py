@@ -15,7 +15,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.errors import BusyError, NotReadyError, SpaceError
+from llm_twin.errors import BusyError, NotReadyError
 from llm_twin.flow.locks import hold, is_held
 from llm_twin.flow.records import (
     RUN_COLUMNS,
@@ -28,6 +28,7 @@ from llm_twin.flow.records import (
 )
 from llm_twin.flow.schema import MIGRATIONS
 from llm_twin.flow.states import RUNNING, State, StateType, cancelled, crashed
+from llm_twin.sqlite import open_database, transaction, version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from typing import IO
 
 BEAT_SECONDS = 5.0
-BUSY_SECONDS = 30.0
 SILENT_SECONDS = 60.0
 
 
@@ -47,23 +47,13 @@ class Store:
 
         Raises:
             SpaceError: the folder cannot be written, or the disk is full.
+            NotReadyError: a newer version wrote it.
 
         """
         self.home = home
         self.path = home / "runs.db"
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._use_wal()
-            self.db.execute("PRAGMA synchronous = FULL")
-            self.db.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-        except (OSError, sqlite3.OperationalError) as error:
-            raise SpaceError(
-                f"the run history cannot be written ({error})",
-                self.path,
-                "Free space or make it writable, or type: export TWIN_HOME=/another/folder",
-            ) from None
+        self.db = open_database(self.path, "the run history", MIGRATIONS)
+        self.db.execute("PRAGMA foreign_keys = ON")
 
     @classmethod
     def read(cls, path: Path) -> Store:
@@ -79,7 +69,7 @@ class Store:
         store = cls.__new__(cls)
         store.home, store.path = file.parent, file
         store.db = sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)
-        if store._version() != len(MIGRATIONS):
+        if version(store.db) != len(MIGRATIONS):
             raise NotReadyError("this run history was written by another version", path)
         return store
 
@@ -97,39 +87,8 @@ class Store:
 
         """
         self.db.execute(f"PRAGMA synchronous = {'NORMAL' if hurried else 'FULL'}")
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self.db):
             yield self.db
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
-
-    def _use_wal(self) -> None:
-        """Switch a new file to WAL, for which SQLite does not wait while others do the same."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self.db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-    def _migrate(self) -> None:
-        if self._version() >= len(MIGRATIONS):
-            return
-        with self.transaction():
-            for number in range(self._version(), len(MIGRATIONS)):
-                for statement in MIGRATIONS[number].split(";"):
-                    self.db.execute(statement)
-            self.db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    def _version(self) -> int:
-        return int(self.db.execute("PRAGMA user_version").fetchone()[0])
 
     # Writing
 

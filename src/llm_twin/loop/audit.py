@@ -6,19 +6,15 @@ decided, and the day's budget counts what a killed step had set aside.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.errors import SpaceError
+from llm_twin.sqlite import open_database, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-BUSY_SECONDS = 30.0
 FAILED, CUT_SHORT = "failed", "cut short"
 COLUMNS = "run, began, ended, outcome, reason, facts"
 MIGRATIONS = (
@@ -89,43 +85,14 @@ class Audit:
 
         Raises:
             SpaceError: it cannot be written.
+            NotReadyError: a newer version wrote it.
 
         """
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(home / "loop.db", timeout=BUSY_SECONDS, isolation_level=None)
-            self.db.execute("PRAGMA journal_mode = WAL")
-            self.db.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-        except (OSError, sqlite3.Error) as error:
-            hint = "Free space or make it writable"
-            raise SpaceError(
-                f"the loop's history cannot be written ({error})", home, hint
-            ) from None
+        self.db = open_database(home / "loop.db", "the loop's history", MIGRATIONS)
 
     def close(self) -> None:
         """Close the database."""
         self.db.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of a block's statements or none; durable when it ends."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
-
-    def _migrate(self) -> None:
-        with self.transaction():
-            (version,) = self.db.execute("PRAGMA user_version").fetchone()
-            for script in MIGRATIONS[version:]:
-                for statement in script.split(";"):
-                    self.db.execute(statement)
-            self.db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     # Turns
 
@@ -140,7 +107,7 @@ class Audit:
 
     def note(self, run: str, **facts: Any) -> None:
         """Add to what is known of a turn."""
-        with self.transaction():
+        with transaction(self.db):
             turn = self.find(run)
             known = {**(turn.facts or {} if turn else {}), **facts}
             self.db.execute("UPDATE turn SET facts = ? WHERE run = ?", (json.dumps(known), run))

@@ -12,18 +12,18 @@ import json
 import os
 import secrets
 import socket
-import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.delivery.deploy.steps import COMPLETED, RUNNING, Deployment
-from llm_twin.errors import BusyError, NotReadyError, SpaceError
+from llm_twin.errors import BusyError, NotReadyError
+from llm_twin.sqlite import named_errors, open_database, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BUSY_SECONDS = 30.0
+WHAT = "the journal of deployments"
 MIGRATIONS = (
     """
     CREATE TABLE deployment (
@@ -56,22 +56,15 @@ class Journal:
 
         Raises:
             SpaceError: the state folder cannot be written.
+            NotReadyError: a newer version wrote it.
 
         """
         self.folder = home / "deployments"
         self.path = home / "deployments.db"
-        try:
+        with named_errors(WHAT, self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-            # SQLite waits for nobody while it switches a new file to WAL.
-            with (self.folder / "opening.lock").open("a") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._migrate()
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-        except (OSError, sqlite3.OperationalError) as error:
-            raise self._unwritable(error) from None
+        self._db = open_database(self.path, WHAT, MIGRATIONS)
+        self._db.execute("PRAGMA foreign_keys = ON")
 
     def close(self) -> None:
         """Close the database."""
@@ -147,7 +140,7 @@ class Journal:
 
     def end_step(self, deployment: Deployment, name: str) -> None:
         """Write down that a step is done, and the facts that it added."""
-        with self._transaction():
+        with transaction(self._db):
             self.save(deployment)
             self._write(
                 "UPDATE step SET ended = ? WHERE deployment = ? AND name = ?",
@@ -204,36 +197,8 @@ class Journal:
         return [_deployment(row) for row in rows]
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        try:
+        with named_errors(WHAT, self.path):
             self._db.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: Exception) -> SpaceError:
-        return SpaceError(
-            f"the journal of deployments cannot be written ({error})",
-            self.path,
-            "Free space or make it writable, or type: export TWIN_HOME=/another/folder",
-        )
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
-    def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        for number in range(version, len(MIGRATIONS)):
-            with self._transaction():
-                for statement in MIGRATIONS[number].split(";"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number + 1}")
 
 
 def _row(one: Deployment) -> tuple[Any, ...]:

@@ -6,18 +6,17 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from typing import TYPE_CHECKING
 
-from llm_twin.errors import NotReadyError, SpaceError
+from llm_twin.sqlite import connect, migrate, named_errors, transaction
 from llm_twin.tracing.store.schema import MIGRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-BUSY_SECONDS = 30.0
+WHAT = "the trace store"
 CACHE_KIB = 1024
 
 
@@ -44,15 +43,9 @@ class Database:
         self.path = path
         self._forget()
         _databases.add(self)
-        try:
+        with named_errors(WHAT, path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._migrate()
-        except (OSError, sqlite3.OperationalError) as error:
-            raise SpaceError(
-                f"the trace store cannot be written ({error})",
-                path,
-                "Free space or make it writable, or type: export TWIN_HOME=/another/folder",
-            ) from None
+            migrate(self._connection(), MIGRATIONS, WHAT, path)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -64,7 +57,7 @@ class Database:
         after: list[Callable[[], None]] = []
         self._here.after = after
         try:
-            with self._lock, self._transaction(db, "BEGIN IMMEDIATE"):
+            with self._lock, transaction(db):
                 yield db
         finally:
             self._here.after = None
@@ -84,7 +77,7 @@ class Database:
         if db.in_transaction:
             yield db
             return
-        with self._transaction(db, "BEGIN"):
+        with transaction(db, "BEGIN"):
             yield db
 
     def close(self) -> None:
@@ -93,22 +86,11 @@ class Database:
         for connection in list(self._open):
             connection.close()
 
-    @contextlib.contextmanager
-    def _transaction(self, db: sqlite3.Connection, begin: str) -> Iterator[None]:
-        db.execute(begin)
-        try:
-            yield
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-
     def _forget(self) -> None:
         """Begin with no connections: at first, and in a child after a fork."""
         self._lock = threading.Lock()
         self._here = _Here()
-        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._open: weakref.WeakSet[sqlite3.Connection] = weakref.WeakSet()
 
     def _connection(self) -> sqlite3.Connection:
         if self._here.connection is None:
@@ -116,63 +98,15 @@ class Database:
         return self._here.connection
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self.path,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            factory=_Connection,
-        )
-        self._use_wal(db)
-        db.execute("PRAGMA synchronous = FULL")
+        db = connect(self.path, check_same_thread=False, factory=_Connection)
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._open.add(db)
         return db
 
-    def _use_wal(self, db: sqlite3.Connection) -> None:
-        """Switch a new file to WAL, for which SQLite does not wait while others do the same."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-    def _migrate(self) -> None:
-        if self._version(self._connection()) == len(MIGRATIONS):
-            return
-        with self.write() as db:
-            version = self._version(db)
-            if version > len(MIGRATIONS):
-                raise NotReadyError(
-                    "a newer version wrote this trace store", self.path, "Update llm-twin"
-                )
-            for script in MIGRATIONS[version:]:
-                for statement in _statements(script):
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-    def _version(self, db: sqlite3.Connection) -> int:
-        return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _statements(script: str) -> Iterator[str]:
-    """A script's statements; those inside of a trigger are a part of it."""
-    text = ""
-    for part in script.split(";"):
-        text += f"{part};"
-        if sqlite3.complete_statement(text):
-            yield text
-            text = ""
-
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_held: list[_Connection] = []
-_inherited: list[_Connection] = []
+_held: list[sqlite3.Connection] = []
+_inherited: list[sqlite3.Connection] = []
 
 
 def _hold() -> None:
