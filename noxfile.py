@@ -55,9 +55,9 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run(*measured, *session.posargs, env=environment)
         return
-    # What owns engines, registries and services has the machine to itself.
-    side_by_side = ["tests/unit", "--numprocesses=logical", "--dist=loadfile"]
-    for part in (side_by_side, ["tests/integration", "tests/acceptance"]):
+    measured += ["--numprocesses=logical", "--dist=loadfile"]
+    # Apart from each other: what the one sets in its process is not for the other.
+    for part in (["tests/unit"], ["tests/integration", "tests/acceptance"]):
         session.run(*measured, *part, env=environment)
     if has_torch:
         session.run("coverage", "report", "--fail-under=90")

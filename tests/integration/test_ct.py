@@ -39,7 +39,7 @@ class Laptop:
         return subprocess.CompletedProcess(line, process.returncode, out, err)
 
     def ct(self, *line: str) -> subprocess.CompletedProcess:
-        return self.invoke("ct", "--corpus", str(self.corpus), "--budget", "4s", *line)
+        return self.invoke("ct", "--corpus", str(self.corpus), "--budget", "10s", *line)
 
     def last_run(self) -> dict:
         return json.loads(self.invoke("runs", "--json", "--limit", "1").stdout)[0]
@@ -139,7 +139,7 @@ def test_the_trained_model_can_be_asked(trained):
 
 def test_unchanged_says_so_and_loads_neither_zenml_nor_torch(trained):
     line = (
-        f"import sys; sys.argv[1:] = ['ct', '--corpus', {str(trained.corpus)!r}, '--budget', '4s']"
+        f"import sys; sys.argv[1:] = ['ct', '--corpus', {str(trained.corpus)!r}, '--budget', '10s']"
     )
     code = (
         f"{line}\nfrom invoke.main import program\ntry:\n    program.run()\nfinally:\n"
@@ -158,7 +158,7 @@ def test_unchanged_says_so_and_loads_neither_zenml_nor_torch(trained):
 
 
 def test_a_second_run_at_the_same_time_is_refused(trained):
-    running = trained.start("ct", "--corpus", str(trained.corpus), "--budget", "4s", "--force")
+    running = trained.start("ct", "--corpus", str(trained.corpus), "--budget", "10s", "--force")
     wait_for(running, "collect")
     second = trained.ct("--force")
     running.kill()

@@ -31,7 +31,7 @@ def laptop(tmp_path_factory):
     def ct(*flags):
         line = [sys.executable, "-m", "invoke", "ct", "--corpus", str(folder / "corpus")]
         return subprocess.run(
-            [*line, "--budget", "4s", *flags],
+            [*line, "--budget", "8s", *flags],
             capture_output=True,
             text=True,
             cwd=ROOT,

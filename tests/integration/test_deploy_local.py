@@ -45,7 +45,7 @@ def site(tmp_path, engine):
     undeploy(made.journal, made.target)
     assert made.containers() == []
     left = {path.name for path in made.journal.folder.iterdir()}
-    assert left == {"local.lock", "opening.lock"}
+    assert left == {"local.lock"}
     with pytest.raises(httpx.ConnectError):
         made.version()
     made.journal.close()

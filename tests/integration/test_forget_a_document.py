@@ -64,7 +64,7 @@ class Laptop:
         return process.returncode, out
 
     def ct(self):
-        code, out = self.invoke("ct", "--corpus", str(self.corpus), "--budget", "2s")
+        code, out = self.invoke("ct", "--corpus", str(self.corpus), "--budget", "4s")
         assert code == 0, out
         return out
 

@@ -358,7 +358,10 @@ def test_a_prompt_is_evaluated(client: opik.Opik, capitals: opik.Dataset, name: 
     assert {one[1] for one in answers(items).values()} == {0.0, 1.0}
 
 
-def test_a_suite_runs_each_item_as_often_as_its_policy_says(client: opik.Opik, name: str) -> None:
+def test_a_suite_runs_each_item_as_often_as_its_policy_says(
+    client: opik.Opik, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     policy = {"runs_per_item": 2, "pass_threshold": 1}
     suite = client.create_test_suite(name, project_name=PROJECT, global_execution_policy=policy)
     own = {"runs_per_item": 3, "pass_threshold": 2}
