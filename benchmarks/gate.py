@@ -139,7 +139,7 @@ def gated(draw: Draw, count: int, planted: float, seed: int) -> str:
                 "retrieval": {"items": found, "n": count, "hit@5": 1.0},
             }
         )
-    return gate(*sides, floor=0.0, corpus_changed=False).verdict
+    return gate(*sides, floor=0.0, data_changed=False).verdict
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def gate(
     print("gate", flush=True)
     served = promotion.served(Settings.load())
     before = served.manifest["details"].get("dataset") if served else None
-    verdict = judge(candidate, production or None, floor, corpus_changed=before != data["digest"])
+    verdict = judge(candidate, production or None, floor, data_changed=before != data["digest"])
     for reason in verdict.reasons:
         say(reason)
     return {"promote": verdict.promote, "verdict": verdict.verdict, "reasons": verdict.reasons}

@@ -143,6 +143,12 @@ def _switch(place: Path, digest: str) -> None:
     durable.sync(place) if place.exists() else None
 
 
+def versions(home: Path) -> dict[Path, list[Correction]]:
+    """Every version's folder and rows."""
+    folders = (path.parent for path in sorted((home / FOLDER).glob(f"*/{ROWS}")))
+    return {folder: _rows(folder) for folder in folders if folder.name != CURRENT}
+
+
 def forget(home: Path, unwanted: Callable[[Correction], bool]) -> int:
     """Remove every version that holds unwanted rows; what is left of the current one stays current.
 
@@ -151,10 +157,7 @@ def forget(home: Path, unwanted: Callable[[Correction], bool]) -> int:
 
     """
     now, removed = current(home), 0
-    for path in sorted((home / FOLDER).glob(f"*/{ROWS}")):
-        if (folder := path.parent).name == CURRENT:
-            continue
-        rows = _rows(folder)
+    for folder, rows in versions(home).items():
         left = [row for row in rows if not unwanted(row)]
         if len(left) == len(rows):
             continue

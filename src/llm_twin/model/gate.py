@@ -133,7 +133,7 @@ def gate(
     production: Mapping[str, Any] | None,
     floor: float,
     *,
-    corpus_changed: bool,
+    data_changed: bool,
     margin: float = 0.1,
 ) -> Verdict:
     """Decide whether the candidate goes to production.
@@ -143,7 +143,7 @@ def gate(
         production: the same for the served model, measured on the same held-out texts and
             questions; None when nothing is served yet.
         floor: least hit@5 that may be served.
-        corpus_changed: fresh documents are worth serving when nothing got worse.
+        data_changed: fresh texts or corrections are worth serving when nothing got worse.
         margin: bits per character that training again on the same corpus can differ by anyway
             (measured: 2.39 to 2.48 over seeds and threads), so no verdict.
 
@@ -165,11 +165,11 @@ def gate(
     if "better" in words:
         return Verdict(True, "better", reasons)
     reasons.append(
-        "The corpus changed and nothing got measurably worse, so the fresh documents are served."
-        if corpus_changed
-        else "The corpus is the same, so the model in production stays."
+        "Texts or feedback changed and nothing got measurably worse, so what is fresh is served."
+        if data_changed
+        else "Texts and feedback are the same, so the model in production stays."
     )
-    return Verdict(corpus_changed, "cannot tell", reasons)
+    return Verdict(data_changed, "cannot tell", reasons)
 
 
 def _first_reasons(candidate: Mapping[str, Any], floor: float) -> list[str]:

@@ -10,10 +10,11 @@ import contextlib
 import json
 import os
 import sqlite3
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llm_twin.errors import BusyError, ConfigError
+from llm_twin.model import feedback
 from llm_twin.tracing.client import recover
 from llm_twin.tracing.delivery import REFUSED
 from llm_twin.tracing.redaction import Redactor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from llm_twin.model.feedback import Correction
     from llm_twin.settings import Settings
     from llm_twin.tracing.store.store import Store
 
@@ -56,6 +58,7 @@ class Found:
         ids: ids by kind: ``trace``, ``thread``, and ``span`` for those without a trace.
         items: pairs of a dataset and an item.
         refused: records that the store had refused, by their offset and length in bytes.
+        corrections: rows of curated feedback that came from the traces or mention the text.
         stays: how many of other kinds mention the text and are not deleted.
 
     """
@@ -65,12 +68,17 @@ class Found:
     )
     items: set[tuple[str, str]] = field(default_factory=set)
     refused: list[tuple[int, int]] = field(default_factory=list)
+    corrections: set[Correction] = field(default_factory=set)
     stays: dict[str, int] = field(default_factory=dict)
 
     def counts(self) -> dict[str, int]:
         """How many of each kind."""
         found = {kind: len(ids) for kind, ids in self.ids.items()}
-        return found | {"dataset item": len(self.items), "refused record": len(self.refused)}
+        return found | {
+            "dataset item": len(self.items),
+            "refused record": len(self.refused),
+            "correction": len(self.corrections),
+        }
 
 
 class Needle(Protocol):
@@ -126,7 +134,17 @@ def find(
         _by_text(store, found, needle)
         found.refused = _refused(journal, needle)
     _with_theirs(store, found)
+    found.corrections = {
+        row
+        for rows in feedback.versions(settings.home).values()
+        for row in rows
+        if row.trace_id in found.ids["trace"] or (needle and needle.within(_json(row)))
+    }
     return found
+
+
+def _json(row: Correction) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False)
 
 
 def _by_thread(store: Store, found: Found, names: set[str]) -> None:
@@ -200,6 +218,7 @@ def forget(store: Store, settings: Settings, found: Found) -> None:
     with store.database.write() as db:
         _delete(store, db, found)
     _blot(settings.traces / "journal" / REFUSED, found.refused)
+    feedback.forget(settings.home, found.corrections.__contains__)
     scrub(store)
 
 

@@ -107,7 +107,7 @@ def metrics(bits=2.0, unigram=3.0, hit=0.8, ranks=1.0, count=40, spread=0.0, pre
 
 
 def test_the_first_model_is_served_when_it_beats_the_unigram_and_the_floor():
-    said = gate(metrics(), None, 0.5, corpus_changed=True)
+    said = gate(metrics(), None, 0.5, data_changed=True)
     assert said.promote
     assert said.verdict == "first"
     assert "2.000 bits per character beat the unigram baseline's 3.000" in " ".join(said.reasons)
@@ -124,7 +124,7 @@ def test_the_first_model_is_served_when_it_beats_the_unigram_and_the_floor():
 )
 @pytest.mark.parametrize("production", [None, metrics(bits=9, ranks=0.1)])
 def test_a_model_below_the_floors_is_never_served(candidate, reason, production):
-    said = gate(candidate, production, 0.5, corpus_changed=True)
+    said = gate(candidate, production, 0.5, data_changed=True)
     assert not said.promote
     assert said.verdict == "below the floor"
     assert reason in " ".join(said.reasons)
@@ -133,7 +133,7 @@ def test_a_model_below_the_floors_is_never_served(candidate, reason, production)
 def test_without_questions_the_floor_says_nothing():
     candidate = metrics(hit=0.0)
     candidate["retrieval"] = {"hit@5": 0.0, "n": 0, "items": []}
-    said = gate(candidate, None, 0.5, corpus_changed=True)
+    said = gate(candidate, None, 0.5, data_changed=True)
     assert said.promote
     assert "no questions" in " ".join(said.reasons)
 
@@ -148,27 +148,27 @@ def test_without_questions_the_floor_says_nothing():
     ],
 )
 def test_better_is_served_and_worse_in_either_is_not(candidate, promote, verdict, reason):
-    said = gate(candidate, metrics(), 0.5, corpus_changed=False)
+    said = gate(candidate, metrics(), 0.5, data_changed=False)
     assert (said.promote, said.verdict) == (promote, verdict)
     assert reason in " ".join(said.reasons)
     assert "on 40 items" in " ".join(said.reasons)
 
 
 @pytest.mark.parametrize("changed", [True, False])
-def test_too_close_to_tell_serves_fresh_documents_only(changed):
-    said = gate(metrics(bits=2.08), metrics(), 0.5, corpus_changed=changed)
+def test_too_close_to_tell_serves_fresh_data_only(changed):
+    said = gate(metrics(bits=2.08), metrics(), 0.5, data_changed=changed)
     assert said.verdict == "cannot tell"
     assert said.promote is changed
-    assert ("fresh documents are served" in " ".join(said.reasons)) is changed
+    assert ("what is fresh is served" in " ".join(said.reasons)) is changed
 
 
 def test_a_close_call_says_how_many_items_would_tell():
     candidate = metrics(bits=2.03, spread=0.5)
-    said = gate(candidate, metrics(prefix="t"), 0.5, corpus_changed=False)
+    said = gate(candidate, metrics(prefix="t"), 0.5, data_changed=False)
     assert "items would tell" in said.reasons[0]
 
 
 def test_only_items_that_both_answered_count():
-    said = gate(metrics(bits=2.5), metrics(prefix="other"), 0.5, corpus_changed=True)
+    said = gate(metrics(bits=2.5), metrics(prefix="other"), 0.5, data_changed=True)
     assert said.verdict == "cannot tell"
     assert "on 0 items" in said.reasons[0]

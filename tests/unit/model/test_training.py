@@ -61,7 +61,7 @@ def test_four_seconds_beat_chance_on_texts_never_seen(model, dataset):
 def test_a_model_against_itself_cannot_be_told_apart(model, dataset):
     found = evaluate_language(model, dataset)
     metrics = {"language": {**found, "unigram": 99.0}, "retrieval": {"n": 0, "items": []}}
-    said = gate(metrics, metrics, 0.5, corpus_changed=False)
+    said = gate(metrics, metrics, 0.5, data_changed=False)
     assert (said.promote, said.verdict) == (False, "cannot tell")
 
 

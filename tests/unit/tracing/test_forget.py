@@ -7,6 +7,8 @@ import pytest
 from remotes import RemoteStore, ask, attach, rows, score, serving, span, trace
 
 from llm_twin.errors import BusyError, ConfigError
+from llm_twin.model import feedback
+from llm_twin.model.feedback import Correction
 from llm_twin.settings import Settings
 from llm_twin.tracing import forget, outbox, upkeep
 from llm_twin.tracing.redaction import Redactor
@@ -89,6 +91,7 @@ def test_dataset_items_that_mention_it_or_were_made_of_it_go_in_all_versions(sto
     found = forgotten(store, settings, contains=NAME)
     assert found.counts() == {
         "trace": 1, "thread": 0, "span": 0, "dataset item": 2, "refused record": 0,
+            "correction": 0,
     }  # fmt: skip
     assert rows(store, "SELECT id FROM dataset_item") == [(kept["id"],)]
     assert nowhere(settings, NAME)
@@ -152,6 +155,21 @@ def test_the_remote_is_told_and_nothing_parked_or_queued_mentions_it(store, sett
         upkeep.forward(store, aimed)
         assert rows(there, "SELECT id FROM trace") == []
     there.close()
+
+
+def test_what_was_curated_from_it_is_forgotten_too(store, settings):
+    told = trace(store, thread_id="t")
+    rows_kept = [
+        Correction(told, "Who?", "A poet."),
+        Correction(new_id(), f"Who is {NAME}?", "A poet."),
+        Correction(new_id(), "Who else?", "A painter."),
+    ]
+    feedback.keep(settings.home, rows_kept, {})
+    assert forgotten(store, settings, thread="t").counts()["correction"] == 1
+    assert forgotten(store, settings, contains=NAME).counts()["correction"] == 1
+    assert feedback.read(feedback.current(settings.home)) == rows_kept[2:]
+    assert nowhere(settings, NAME)
+    assert nowhere(settings, told)
 
 
 @pytest.mark.parametrize("what", [{}, {"thread": "t", "contains": "c"}])

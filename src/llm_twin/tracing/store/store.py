@@ -22,7 +22,7 @@ BODY_LIMIT = 64 * MIB
 ATTACHMENT_LIMIT = 256 * MIB
 # Each registers its routes; what is specific comes before what is general.
 ENTITIES = (
-    "projects", "traces", "spans", "scores", "comments", "search", "threads", "attachments",
+    "projects", "entities", "scores", "comments", "search", "threads", "attachments",
     "datasets", "dataset_versions", "dataset_items", "experiments", "experiment_items",
     "prompts", "prompt_versions", "environments", "workspace",
 )  # fmt: skip
