@@ -161,7 +161,7 @@ def test_an_image_that_is_nowhere(site, registry):
 def test_a_port_that_is_taken_is_found_before_anything_is_started(site, image):
     with socket.create_server(("127.0.0.1", site.port)):
         message = site.fails(image("v1"))
-    assert f"front: the port cannot be had: 127.0.0.1:{site.port}" in message
+    assert f"front: the port is taken: 127.0.0.1:{site.port}" in message
     assert site.told == ["front: undone"]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -14,19 +12,22 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from llm_twin.errors import BusyError, ConfigError, NotReadyError, SpaceError, TwinError
+from llm_twin.errors import ConfigError, NotReadyError, SpaceError, TwinError
+from llm_twin.listening import listen
 from llm_twin.serving.api import create_app
 from llm_twin.serving.boundary import log
 from llm_twin.serving.metrics import Figures
 from llm_twin.serving.workers import ENDS, Workers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from types import FrameType
 
     from llm_twin.serving.desk import Desk
     from llm_twin.settings import Settings
 
+HINT = "Set --host and --port; port 0 is a free one"
 GRACE = 8.0
 """Seconds that running requests get at the end; docker kills after ten."""
 
@@ -61,7 +62,7 @@ def serve(
     figures = Figures(workers)
     if workers == 1:
         one = _Worker(settings, figures)
-        sockets = [_listen(host, port) for port in ports]
+        sockets = [listen(host, port, HINT) for port in ports]
         _tell_listening(host, sockets, one.version)
         one.run(sockets, grace)
         log({"event": "stopped"})
@@ -77,7 +78,7 @@ def _serve_many(
     grace: float,
     workers: int,
 ) -> int:
-    sockets = [_listen(host, port) for port in ports]
+    sockets = [listen(host, port, HINT) for port in ports]
 
     def work(number: int, ready: Callable[[], None]) -> int:
         figures.become(number)
@@ -192,19 +193,3 @@ def _tell_listening(
     shown = f"[{host}]" if ":" in host else host
     urls = [f"http://{shown}:{one.getsockname()[1]}" for one in sockets]
     log({"event": "listening", "urls": urls, "version": version, "workers": workers})
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        place = f"{host}:{port}"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise BusyError(
-                "the port is taken", place, "Choose another, or 0 for a free one"
-            ) from (None)
-        reason = getattr(error, "strerror", None) or "ports end at 65535"
-        raise ConfigError(
-            f"the service cannot listen there ({reason})", place, "Set --host and --port"
-        ) from None

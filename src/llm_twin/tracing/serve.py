@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_twin.errors import BusyError, ConfigError
+from llm_twin.errors import ConfigError
+from llm_twin.listening import listen
 from llm_twin.tracing.store.mounts import LOOPBACK, asgi
 from llm_twin.tracing.store.store import Store
 from llm_twin.tracing.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    import socket
-
     from llm_twin.settings import Settings
+
+HINT = "Choose another, or 0 for a free one: invoke traces.serve --port 0"
 
 
 def serve(settings: Settings, host: str = "127.0.0.1", port: int = 5173) -> None:
@@ -32,7 +33,7 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 5173) -> None
             host,
             "Set TWIN_TRACE_KEY, or listen at 127.0.0.1",
         )
-    listener = _listen(host, port)
+    listener = listen(host, port, HINT)
     store = Store(settings.traces, settings)
     shown = f"[{host}]" if ":" in host else host
     print(f"OPIK_URL_OVERRIDE=http://{shown}:{listener.getsockname()[1]}/api/", flush=True)
@@ -52,22 +53,3 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 5173) -> None
     finally:
         upkeep.stop()
         store.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    import socket
-
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family)
-        # asyncio does so only for sockets that name their protocol; else an answer waits 40 ms.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except socket.gaierror as error:
-        raise ConfigError(f"no such address ({error.strerror})", host, "Name another") from None
-    except OSError as error:
-        raise BusyError(
-            f"the trace store cannot listen there ({error.strerror})",
-            f"{host}:{port}",
-            "Choose another port, 0 for a free one: invoke traces.serve --port 0",
-        ) from None

@@ -361,9 +361,9 @@ def test_invoke_serve(home: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--port", "70000"), "the service cannot listen there (ports end at 65535)"),
-        (("--host", "192.0.2.1", "--port", "0"), "the service cannot listen there ("),
-        (("--host", "no host", "--port", "0"), "the service cannot listen there ("),
+        (("--port", "70000"), "cannot listen there (ports end at 65535)"),
+        (("--host", "192.0.2.1", "--port", "0"), "cannot listen there ("),
+        (("--host", "no host", "--port", "0"), "cannot listen there ("),
     ],
 )
 def test_an_address_that_cannot_be(home: Path, flags: tuple[str, ...], said: str) -> None:
@@ -382,7 +382,7 @@ def test_a_port_that_is_taken(home: Path) -> None:
 
     assert process.returncode == 2
     assert err == (
-        f"error: the port is taken: 127.0.0.1:{port}. Choose another, or 0 for a free one\n"
+        f"error: the port is taken: 127.0.0.1:{port}. Set --host and --port; port 0 is a free one\n"
     )
 
 

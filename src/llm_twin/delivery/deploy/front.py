@@ -7,14 +7,14 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.delivery.deploy.detached import Detached
-from llm_twin.errors import BusyError, ConfigError, RemoteError
+from llm_twin.errors import ConfigError, RemoteError
+from llm_twin.listening import listen
 from llm_twin.model import durable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Front:
                     "Leave --port out, or move it: invoke undeploy, then deploy again",
                 )
         else:
-            with _listen(port or self.port or PORT) as listening:
+            with listen(HOST, port or self.port or PORT, "Choose another: --port") as listening:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / "port").write_text(str(listening.getsockname()[1]))
                 descriptor = listening.fileno()
@@ -124,13 +124,3 @@ class Front:
                     f"Read {process.log}",
                 )
             time.sleep(0.05)
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server((HOST, port), backlog=2048)
-    except OverflowError:
-        raise ConfigError("there is no such port", port, "Choose one up to 65535") from None
-    except OSError as error:
-        where = f"{HOST}:{port} ({error.strerror})"
-        raise BusyError("the port cannot be had", where, "Choose another: --port") from None
