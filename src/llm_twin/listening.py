@@ -10,7 +10,14 @@ from llm_twin.errors import BusyError, ConfigError
 BACKLOG = 2048
 
 
-def listen(host: str, port: int, hint: str) -> socket.socket:
+class Listener(socket.socket):
+    """A socket that listens, with a queue as long as it is."""
+
+    def listen(self, backlog: int = BACKLOG) -> None:
+        """Leave the queue alone: asyncio's backlog is also how many it accepts in one go."""
+
+
+def listen(host: str, port: int, hint: str) -> Listener:
     """Listen at an address.
 
     Args:
@@ -26,12 +33,12 @@ def listen(host: str, port: int, hint: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = f"{host}:{port}"
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        made = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise BusyError("the port is taken", place, hint) from None
         reason = getattr(error, "strerror", None) or "ports end at 65535"
         raise ConfigError(f"cannot listen there ({reason})", place, hint) from None
     # asyncio does so only for sockets that name their protocol; else an answer waits 40 ms.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Listener(fileno=made.detach())

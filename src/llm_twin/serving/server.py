@@ -119,7 +119,7 @@ class _Worker:
         self._ends = ExitStack()
         self._untraced = _start_tracing(settings, self._ends) if settings.trace else None
 
-    def run(self, sockets: list[socket.socket], grace: float) -> None:
+    def run(self, sockets: Sequence[socket.socket], grace: float) -> None:
         """Answer until a SIGTERM or SIGINT; what was asked by then is answered."""
         config = uvicorn.Config(
             self._app,
@@ -129,12 +129,14 @@ class _Worker:
             ws="none",
             proxy_headers=False,
             server_header=False,
+            # One connection at a time, or a worker takes all that wait and the others none.
+            backlog=1,
         )
         if self._untraced:
             kind = type(self._untraced).__name__
             log({"event": "untraced", "error": kind, "reason": str(self._untraced)})
         with self._ends:
-            _Server(config, grace, self._desk).run(sockets)
+            _Server(config, grace, self._desk).run(list(sockets))
 
 
 def _start_tracing(settings: Settings, ends: ExitStack) -> TwinError | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class Interceptor:
     def __init__(
         self, journal: Journal, redactor: Redactor, metadata: Mapping[str, str] | None = None
     ) -> None:
-        self.metadata = dict(metadata or {})
+        self.metadata = redactor.redact(dict(metadata or {}))
         self._journal = journal
         self._redactor = redactor
         self._large = config.OpikConfig().min_base64_embedded_attachment_size
@@ -122,13 +123,13 @@ class Interceptor:
                 payload, message.fields_to_anonymize(), object_type
             )
         metadata = payload.get("metadata", {})
-        if isinstance(metadata, dict):
-            if kind == "traces" and self.metadata:
-                payload["metadata"] = metadata | self.metadata
-            if "ttft" in metadata:
-                payload["ttft"] = metadata["ttft"]  # Opik's field that the SDK has no name for
-        for name in payload.keys() - _PLAIN:
-            payload[name] = self._field(name, payload[name])
+        if isinstance(metadata, dict) and "ttft" in metadata:
+            payload["ttft"] = metadata["ttft"]  # Opik's field that the SDK has no name for
+        for name, value in payload.items():
+            if name not in _PLAIN:
+                payload[name] = self._field(name, value)
+        if kind == "traces" and self.metadata and isinstance(metadata, dict):
+            payload["metadata"] = payload.get("metadata", {}) | self.metadata
         if kind in ("trace", "span"):
             # The SDK stamps no updates, and one that is carried on twice must not undo a later one.
             payload["last_updated_at"] = datetime.now(UTC)
@@ -198,9 +199,15 @@ def _present(payload: dict[str, Any]) -> dict[str, Any]:
     return dict_utils.remove_none_from_dict(payload)
 
 
+_recorders: weakref.WeakKeyDictionary[Streamer, Any] = weakref.WeakKeyDictionary()
+
+
 def _tell_recorder(streamer: Streamer, message: Any) -> None:
     """Feed ``opik.record_traces_locally`` and evaluations, which read messages from the queue."""
-    chain: Any = streamer._queue_consumers[0]._message_processor
-    local = message_processors_chain.get_local_emulator_message_processor(chain)
+    local = _recorders.get(streamer)
+    if local is None:
+        chain: Any = streamer._queue_consumers[0]._message_processor
+        local = message_processors_chain.get_local_emulator_message_processor(chain)
+        _recorders[streamer] = local
     if local is not None and local.is_active():
         local.process(message)

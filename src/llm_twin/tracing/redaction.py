@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from llm_twin.settings import Settings
 
 CACHED = 16_384
-"""Characters; a longer text is looked at again each time rather than remembered."""
+"""Characters; a longer text, or name of `LONGEST_NAME`, is looked at each time, not remembered."""
+LONGEST_NAME = 200
 DEEPEST = 60
 MOST_ROUNDS = 10
 _PLACEHOLDER = re.compile(r"\[[A-Z_]+(?:-[a-p]{8})?\]")
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 """A pseudonym without digits makes no number with what it follows."""
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _DIGIT_KINDS = frozenset(("IBAN", "CARD", "PHONE"))
 _BY_DIGITS = tuple(kind for kind in KINDS if kind.name in _DIGIT_KINDS)
 _BY_MARKS = tuple(kind for kind in KINDS if kind.name not in _DIGIT_KINDS)
@@ -69,6 +71,7 @@ class Redactor:
         self._engine = engine
         self._language = language
         self._remembered = lru_cache(maxsize=256)(self._text)
+        self._named = lru_cache(maxsize=1024)(self._name)
 
     @classmethod
     def of(cls, settings: Settings) -> Redactor:
@@ -120,9 +123,11 @@ class Redactor:
         return self._text(text).encode("utf-8")
 
     def _value(self, value: Any, inside: set[int]) -> Any:
+        if value is None or isinstance(value, float):
+            return value
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, dict | list | tuple | set | frozenset):
+        if isinstance(value, _CONTAINERS):
             return self._container(value, inside)
         if isinstance(value, int) and not -(10**11) < value < 10**11:
             clean = self.text(str(value))
@@ -135,17 +140,22 @@ class Redactor:
         inside.add(id(value))
         try:
             if isinstance(value, dict):
-                return {self._name(key): self._entry(key, value[key], inside) for key in value}
+                return dict(self._entry(key, value[key], inside) for key in value)
             return [self._value(item, inside) for item in value]
         finally:
             inside.discard(id(value))
 
-    def _name(self, name: Any) -> Any:
-        return self.identifier(name) if isinstance(name, str) else name
+    def _entry(self, name: Any, value: Any, inside: set[int]) -> tuple[Any, Any]:
+        if not isinstance(name, str):
+            return name, self._value(value, inside)
+        known = self._named if len(name) <= LONGEST_NAME else self._name
+        clean, secret = known(name)
+        hidden = secret and value and isinstance(value, str)
+        return clean, "[KEY]" if hidden else self._value(value, inside)
 
-    def _entry(self, name: Any, value: Any, inside: set[int]) -> Any:
-        secret = isinstance(value, str) and isinstance(name, str) and SECRET_NAME.fullmatch(name)
-        return "[KEY]" if secret and value else self._value(value, inside)
+    def _name(self, name: str) -> tuple[str, bool]:
+        """A name redacted, and whether nothing but a secret is kept under it."""
+        return self.identifier(name), SECRET_NAME.fullmatch(name) is not None
 
     def _text(self, text: str) -> str:
         """Redact until nothing more is found: what was taken out may lay bare its neighbour."""
