@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from llm_twin.settings import Settings
+from llm_twin.tracing.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -99,6 +103,19 @@ def test_the_bundle_says_where_it_comes_from(trained):
     assert details["calibration"]
     assert "index.db" in bundle["files"]
     assert "model/model.safetensors" in bundle["files"]
+
+
+def test_its_evaluation_is_an_experiment_over_the_questions(trained):
+    result = json.loads(trained.invoke("runs", "--json").stdout)[-1]["stages"][0]["result"]
+    settings = Settings(home=trained.home)
+    with closing(Store(settings.traces, settings)) as store, store.database.read() as db:
+        ((name, body),) = db.execute("SELECT name, body FROM experiment").fetchall()
+        (items,) = db.execute("SELECT count(*) FROM experiment_item").fetchone()
+        (found,) = db.execute("SELECT avg(value) FROM score WHERE name = 'hit@5'").fetchone()
+    assert name == result["version"]
+    assert json.loads(body)["status"] == "completed"
+    assert items == result["retrieval"]["n"]
+    assert found == pytest.approx(result["retrieval"]["hit@5"])
 
 
 def test_zenml_knows_the_production_version(trained):

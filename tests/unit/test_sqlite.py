@@ -1,7 +1,8 @@
 """SQLite files that several processes write at once."""
 
-import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -9,23 +10,26 @@ import pytest
 from llm_twin.errors import NotReadyError, SpaceError
 from llm_twin.sqlite import MEMORY, open_database, transaction, version
 
+OPEN_AND_COUNT = """
+import sys
+from pathlib import Path
+from llm_twin.sqlite import open_database
+db = open_database(Path(sys.argv[1]), "the file", sys.argv[2:])
+db.execute("INSERT INTO a VALUES (1)")
+"""
 SCHEMA = [
     "CREATE TABLE a (n INTEGER); CREATE TABLE b (n INTEGER)",
     "CREATE TRIGGER t AFTER INSERT ON a BEGIN INSERT INTO b VALUES (new.n); DELETE FROM a; END;",
 ]
 
 
-def open_and_count(path):
-    with closing(open_database(path, "the file", SCHEMA)) as db:
-        db.execute("INSERT INTO a VALUES (1)")
-
-
 def test_many_processes_may_make_it_at_once(tmp_path):
     path = tmp_path / "new" / "file.db"
-    with multiprocessing.get_context("fork").Pool(8) as pool:
-        pool.map(open_and_count, [path] * 16, 1)
+    command = [sys.executable, "-c", OPEN_AND_COUNT, str(path), *SCHEMA]
+    processes = [subprocess.Popen(command) for _ in range(6)]
+    assert [process.wait(60) for process in processes] == [0] * 6
     with closing(open_database(path, "the file", SCHEMA)) as db:
-        assert db.execute("SELECT count(*) FROM b").fetchone() == (16,)
+        assert db.execute("SELECT count(*) FROM b").fetchone() == (6,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
 

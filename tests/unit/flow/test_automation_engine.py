@@ -9,6 +9,7 @@ import sqlite3
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,13 @@ def finish(engine):
 def ledger(tmp_path):
     path = tmp_path / "ledger"
     return path.read_text().splitlines() if path.exists() else []
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def firings(store):
@@ -355,8 +363,11 @@ def test_the_next_process_finds_out_what_became_of_a_run(make, store, tmp_path):
     after = make(automations)
     after.tick()
     assert after.processes == {}
-    os.kill(store.get(run_id).pid, signal.SIGKILL)
+    pid = store.get(run_id).pid
+    stages = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(pid, signal.SIGKILL)
     emit_and_forget.processes[run_id].wait(timeout=30)
+    until(lambda: not any(map(lives, stages)))
     (tmp_path / "go").touch()
     finish(after)
     assert firings(store)[0][1] == "Completed"
