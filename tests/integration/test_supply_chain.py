@@ -451,7 +451,7 @@ VALUES = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",  # pragma: allowlist secret
     "REGISTRY_PASSWORD": "password-of-the-day",  # pragma: allowlist secret
 }
-IN_FILE = "password-of-the-index"
+IN_FILE = "password-of-the-proxy"
 IN_ENV_FILE = "value-of-the-dotenv-file"
 ALL = [*VALUES.values(), IN_FILE, IN_ENV_FILE]
 
@@ -465,7 +465,7 @@ def checkout(tmp_path, monkeypatch, base_image, host):
     (root / ".env").write_text(f"API_TOKEN={IN_ENV_FILE}\n")
     (root / ".dockerignore").write_text("**/.*\n")
     conf = tmp_path / "pip.conf"
-    conf.write_text(f"[global]\nindex-url = https://me:{IN_FILE}@x.example.org/packages\n")
+    conf.write_text(f"[global]\nproxy = http://me:{IN_FILE}@proxy.example.org:3128\n")
     for name, value in {**VALUES, "PIP_CONFIG_FILE": str(conf)}.items():
         monkeypatch.setenv(name, value)
     promote(tmp_path / "home")
