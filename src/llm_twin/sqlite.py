@@ -20,12 +20,12 @@ BUSY_SECONDS = 30.0
 MEMORY = ":memory:"
 
 
-def open_database(path: Path | str, what: str, migrations: Sequence[str]) -> sqlite3.Connection:
+def open_database(path: Path | str, title: str, migrations: Sequence[str]) -> sqlite3.Connection:
     """Open or create a file, and bring it up to date.
 
     Args:
         path: of the file, or ``MEMORY``; its folder is made.
-        what: it is, for messages: "the alerts".
+        title: what messages call it: "the alerts".
         migrations: the schema's scripts.
 
     Raises:
@@ -33,11 +33,11 @@ def open_database(path: Path | str, what: str, migrations: Sequence[str]) -> sql
         NotReadyError: a newer version wrote it.
 
     """
-    with named_errors(what, path):
+    with named_errors(title, path):
         if path != MEMORY:
             path.parent.mkdir(parents=True, exist_ok=True)  # type: ignore[union-attr]
         db = connect(path)
-        migrate(db, migrations, what, path)
+        migrate(db, migrations, title, path)
     return db
 
 
@@ -71,7 +71,9 @@ def _use_wal(db: sqlite3.Connection) -> None:
             return
 
 
-def migrate(db: sqlite3.Connection, migrations: Sequence[str], what: str, path: Path | str) -> None:
+def migrate(
+    db: sqlite3.Connection, migrations: Sequence[str], title: str, path: Path | str
+) -> None:
     """Apply the scripts that a file does not have yet: all of them or none.
 
     Raises:
@@ -83,7 +85,7 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[str], what: str, path: 
     with transaction(db):
         found = version(db)
         if found > len(migrations):
-            raise NotReadyError(f"a newer version wrote {what}", path, "Update llm-twin")
+            raise NotReadyError(f"a newer version wrote {title}", path, "Update llm-twin")
         for script in migrations[found:]:
             for statement in _statements(script):
                 db.execute(statement)
@@ -121,7 +123,7 @@ def transaction(
 
 
 @contextlib.contextmanager
-def named_errors(what: str, path: Path | str) -> Iterator[None]:
+def named_errors(title: str, path: Path | str) -> Iterator[None]:
     """Say which file cannot be written, and what to do about it.
 
     Raises:
@@ -132,7 +134,7 @@ def named_errors(what: str, path: Path | str) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise SpaceError(
-            f"{what} cannot be written ({error})",
+            f"{title} cannot be written ({error})",
             path,
             "Free space or make it writable, or type: export TWIN_HOME=/another/folder",
         ) from None

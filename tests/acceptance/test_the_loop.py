@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import closing
@@ -28,6 +26,7 @@ from llm_twin.settings import Settings
 from llm_twin.tracing.store.merge import new_id
 from llm_twin.tracing.store.routing import Request
 from llm_twin.tracing.store.store import Store
+from tests.commands import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -128,7 +127,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
-class House:
+class House(Commands):
     """A state folder with a deployed twin, and the commands a user types."""
 
     def __init__(self, folder):
@@ -138,18 +137,6 @@ class House:
         own = {"TWIN_HOME": str(self.home), "TWIN_EMBEDDER": "words"}
         self.environment = {**os.environ, **own}
         self.settings = Settings.load(self.environment)
-
-    def start(self, *line):
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *line],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-            env=self.environment,
-        )  # fmt: skip
-
-    def invoke(self, *line):
-        process = self.start(*line)
-        out, _ = process.communicate(timeout=500)
-        return process.returncode, out
 
     def line(self, budget, *more):
         return (

@@ -142,7 +142,7 @@ def _pull_base(engine: Engine) -> None:
 
 def _rootfs() -> Path:
     archive = CACHE / "base-bookworm-1.tar"
-    with _alone("lock"):
+    with _alone("base image"):
         if not archive.exists():
             _debootstrap(archive)
     return archive

@@ -8,12 +8,12 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from tests.commands import Commands
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -27,7 +27,7 @@ NAMES = ("gates", "caches", "stages", "runs", "models", "traces", "images", "ale
 VERBS = ("keep", "find", "lose", "count", "paint", "carry", "follow", "repair", "name", "hide")
 
 
-class Laptop:
+class Laptop(Commands):
     """A state folder, a corpus, and the commands a user types."""
 
     def __init__(self, folder):
@@ -50,18 +50,6 @@ class Laptop:
         said = (f"the {draw.choice(NAMES)} {draw.choice(VERBS)} {number + at} {draw.choice(NAMES)}"
                 for at in range(40))  # fmt: skip
         return f"{word} we saw that {name} matter: {', and '.join(said)}."
-
-    def start(self, *line):
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *line],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-            env=self.environment,
-        )  # fmt: skip
-
-    def invoke(self, *line):
-        process = self.start(*line)
-        out, _ = process.communicate(timeout=500)
-        return process.returncode, out
 
     def ct(self):
         code, out = self.invoke("ct", "--corpus", str(self.corpus), "--budget", "4s")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WHAT = "the journal of deployments"
+TITLE = "the journal of deployments"
 MIGRATIONS = (
     """
     CREATE TABLE deployment (
@@ -61,9 +61,9 @@ class Journal:
         """
         self.folder = home / "deployments"
         self.path = home / "deployments.db"
-        with named_errors(WHAT, self.path):
+        with named_errors(TITLE, self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._db = open_database(self.path, WHAT, MIGRATIONS)
+        self._db = open_database(self.path, TITLE, MIGRATIONS)
         self._db.execute("PRAGMA foreign_keys = ON")
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class Journal:
         return [_deployment(row) for row in rows]
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        with named_errors(WHAT, self.path):
+        with named_errors(TITLE, self.path):
             self._db.execute(statement, values)
 
 

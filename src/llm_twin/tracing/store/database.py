@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-WHAT = "the trace store"
+TITLE = "the trace store"
 CACHE_KIB = 1024
 
 
@@ -43,9 +43,9 @@ class Database:
         self.path = path
         self._forget()
         _databases.add(self)
-        with named_errors(WHAT, path):
+        with named_errors(TITLE, path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            migrate(self._connection(), MIGRATIONS, WHAT, path)
+            migrate(self._connection(), MIGRATIONS, TITLE, path)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
