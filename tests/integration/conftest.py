@@ -52,16 +52,16 @@ def started_engine(size_mb: int = 0, options: Sequence[str] = ()) -> Iterator[En
         run("ip", "address", "add", f"10.{os.getpid() % 200 + 20}.{id(home) // 64 % 250}.1/24",
             "dev", bridge)  # fmt: skip
         log = stack.enter_context((home / "dockerd.log").open("wb"))
-        # Two that start at once disagree about the chains of the packet filter, and one dies.
-        with _alone("engine"):
-            process = subprocess.Popen(
-                ["dockerd", "--host", f"unix://{home}/docker.sock", "--data-root", str(data),
-                 "--exec-root", str(home / "run"), "--pidfile", str(home / "pid"),
-                 "--bridge", bridge, *options],
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-            stack.callback(_end, process)
-            engine = _connected(f"unix://{home}/docker.sock", process, home / "dockerd.log")
+        # One that starts flushes the packet filter's chains of every other: with them, nobody
+        # else could publish a port meanwhile. Its userland proxy does without.
+        process = subprocess.Popen(
+            ["dockerd", "--host", f"unix://{home}/docker.sock", "--data-root", str(data),
+             "--exec-root", str(home / "run"), "--pidfile", str(home / "pid"),
+             "--bridge", bridge, "--iptables=false", *options],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        stack.callback(_end, process)
+        engine = _connected(f"unix://{home}/docker.sock", process, home / "dockerd.log")
         object.__setattr__(engine, "process", process)
         yield engine
 
@@ -142,19 +142,12 @@ def _pull_base(engine: Engine) -> None:
 
 def _rootfs() -> Path:
     archive = CACHE / "base-bookworm-1.tar"
-    with _alone("base image"):
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
             _debootstrap(archive)
     return archive
-
-
-@contextlib.contextmanager
-def _alone(name: str) -> Iterator[None]:
-    """Be the only test process in the block."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / name).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _debootstrap(archive: Path) -> None:

@@ -187,10 +187,12 @@ def plain_errors(where: object) -> Iterator[None]:
         yield
     except (DockerException, requests.RequestException) as error:
         said = " ".join(str(getattr(error, "explanation", "") or error).split())
+        # Whoever reloads the firewall takes away the rules by which Docker publishes ports.
+        hint = "Restart it: systemctl restart docker" if "iptables failed" in said else ""
         raise RemoteError(
-            f"the container engine did not do it ({said[:200]})",
+            f"the container engine did not do it ({said[:500]})",
             where,
-            "Look whether it runs: docker info",
+            hint or "Look whether it runs: docker info",
         ) from None
 
 
