@@ -1,9 +1,13 @@
 """Front door for invoke: the stages of ``ci/`` as tasks. ``invoke --list`` shows them."""
 
+import sys
 from pathlib import Path
 
-import ci
-from llm_twin.flow.tasks import collection
+# Invoke turns it off, and then every command compiles all that it imports.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+import ci  # noqa: E402
+from llm_twin.flow.tasks import collection  # noqa: E402
 
 MORE = (ci.ask, ci.search, ci.serve, ci.curate, ci.forget, ci.lineage, *ci.release.TASKS)
 

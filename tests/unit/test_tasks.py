@@ -38,6 +38,16 @@ def test_the_list_shows_stages_and_commands(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_bytecode_is_kept_unless_the_user_wants_none(wanted, tmp_path):
+    kept = tmp_path / "kept"
+    invoke(
+        "--list", home=tmp_path / "home", PYTHONPYCACHEPREFIX=str(kept),
+        PYTHONDONTWRITEBYTECODE="" if wanted else "1",
+    )  # fmt: skip
+    assert any(path.name.startswith("training.") for path in kept.rglob("*.pyc")) == wanted
+
+
 def test_help_has_the_flags_of_the_signature(tmp_path):
     shown = invoke("--help", "ct", home=tmp_path).stdout
     assert "--corpus" in shown
