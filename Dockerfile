@@ -1,7 +1,7 @@
 # The service of `python -m llm_twin.serving` with one promoted twin inside.
 #
 # The build context holds, besides this repository's files, what the build stages there:
-#   bundle/    the promoted version: bundle.json, index.db, model/
+#   bundle/    models/image/, the promoted version: bundle.json, index.db, model/
 #   embedder/  manifest.json, model-int8.onnx, tokenizer.json; nothing when the twin searches by words
 # Optional build secrets: pip and uv, their configuration files (a private index, its credentials).
 
@@ -58,17 +58,18 @@ CMD ["serve"]
 LABEL org.opencontainers.image.title="llm-twin" \
       org.opencontainers.image.licenses="MIT"
 
-# What changes most comes last: another promoted version is one layer, and so is a change of code.
+# What changes most comes last: another promoted version is one layer, and so is a change of code,
+# because a folder that is copied brings its time along, and one that COPY makes has the build's.
 FROM base AS local-llm
 # torch wants a folder for temporary files; this one is in memory, under --read-only too.
 ENV TMPDIR=/dev/shm
 COPY --from=local-llm-deps /opt/venv /opt/venv
 COPY --chmod=755 embedder* /twin/embedder/
 COPY --chmod=755 src /app/src
-COPY --chmod=755 bundle /twin/models/image
+COPY --chmod=755 bundle /twin
 
 FROM base AS serve
 COPY --from=deps /opt/venv /opt/venv
 COPY --chmod=755 embedder* /twin/embedder/
 COPY --chmod=755 src /app/src
-COPY --chmod=755 bundle /twin/models/image
+COPY --chmod=755 bundle /twin

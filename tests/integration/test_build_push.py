@@ -29,9 +29,11 @@ pytestmark = pytest.mark.timeout(300)
 
 DOCKERFILE = """\
 ARG BASE=nothing
-FROM ${BASE} AS serve
-COPY bundle /twin/models/image
+FROM ${BASE} AS base
+RUN mkdir -p /twin/models
+FROM base AS serve
 COPY src /app/src
+COPY bundle /twin
 """
 TEXT = """
 I keep one jar on the shelf and it raises every loaf I eat. This is how I treat it.
@@ -162,6 +164,26 @@ def test_a_change_of_code_a_twin_or_a_target_is_another_image(project):
     assert all("serve" in tag for tag in aimed.tags[1:])
     assert "latest" not in aimed.tags
     assert len({*digests}) == 3
+
+
+def test_a_change_of_code_or_of_the_twin_ships_one_layer(project):
+    root, settings = project
+
+    def layers() -> list[str]:
+        done = build_push(settings, root, Options())
+        manifest = Registry.open(settings.registry).manifest(Reference.parse(done.reference))
+        return [layer["digest"] for layer in manifest.data["layers"]]
+
+    first = layers()
+    (root / "src" / "app.py").write_text("print('two')\n")
+    second = layers()
+    promote(settings.home, "v2", TEXT + "\n## Another\n\nMore words about bread and its crust.\n")
+    third = layers()
+    code, twin = -2, -1
+    assert [*second[:code], second[twin]] == [*first[:code], first[twin]]
+    assert second[code] != first[code]
+    assert third[:twin] == second[:twin]
+    assert third[twin] != second[twin]
 
 
 def test_force_builds_again_and_no_push_leaves_it_in_the_engine(project, engine):

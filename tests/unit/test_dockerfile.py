@@ -16,7 +16,8 @@ from docker.utils.build import exclude_paths
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 STAGED = {
-    "bundle/bundle.json", "bundle/index.db", "bundle/model/model.safetensors",
+    "bundle/models/image/bundle.json", "bundle/models/image/index.db",
+    "bundle/models/image/model/model.safetensors",
     "embedder/manifest.json", "embedder/model-int8.onnx", "embedder/tokenizer.json",
 }  # fmt: skip
 KEPT_OUT = (
@@ -121,7 +122,7 @@ def test_torch_is_named_as_the_launcher_names_it() -> None:
 @pytest.mark.parametrize("target", ["serve", "local-llm"])
 def test_what_changes_most_is_copied_last(target: str) -> None:
     copies = [line.split()[-1] for line in stages()[target] if line.startswith("COPY")]
-    assert copies == ["/opt/venv", "/twin/embedder/", "/app/src", "/twin/models/image"]
+    assert copies == ["/opt/venv", "/twin/embedder/", "/app/src", "/twin"]
 
 
 def test_the_plain_target_is_the_default_and_knows_no_torch() -> None:

@@ -181,7 +181,7 @@ def promoted(settings: Settings) -> Bundle:
 def staged_files(bundle: Bundle, settings: Settings) -> dict[str, Path]:
     """The twin's files and, unless it searches by words alone, the embedder's."""
     names = (MANIFEST, *bundle.manifest["files"])
-    staged = {f"bundle/{name}": bundle.path / name for name in names}
+    staged = {f"bundle/models/image/{name}": bundle.path / name for name in names}
     wanted = str((bundle.manifest.get("details") or {}).get("embedder", ""))
     if wanted.startswith("minilm"):
         from llm_twin.retrieval.weights import ensure_model
