@@ -11,7 +11,12 @@ import nox
 ROOT = Path(__file__).resolve().parent
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
-LOCKS = {"serve": ("serve", "trace"), "ct": ("ct",), "dev": ("dev",)}
+LOCKS = {
+    "serve": ("serve", "trace"),
+    "ct": ("ct",),
+    "zenml-server": ("server",),
+    "dev": ("dev",),
+}
 LOCK_PREFIXES_LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-")
 OPIK_ONLY = {"iniconfig", "pluggy", "pytest", "rapidfuzz", "watchfiles"}
 
