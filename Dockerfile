@@ -41,6 +41,36 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     { /opt/uv/bin/uv pip install "$@" "torch==${TORCH}+${TORCH_BACKEND}" || \
     /opt/uv/bin/uv pip install "$@" --torch-backend "${TORCH_BACKEND}" "torch==${TORCH}"; }
 
+# What a training job elsewhere runs in (docs/how-to/remote-training.md), torch for its GPU included.
+FROM deps AS train-deps
+ARG TORCH=2.13.0
+ARG TORCH_BACKEND=cu130
+COPY requirements/train.txt /train.txt
+RUN --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=uv,target=/etc/uv/uv.toml \
+    rm -r /opt/venv && python3 -m venv --without-pip /opt/venv && \
+    /opt/uv/bin/uv pip install --quiet --python /opt/venv --no-deps --require-hashes \
+    --requirement /train.txt && \
+    set -- --quiet --python /opt/venv --constraint /train.txt && \
+    { /opt/uv/bin/uv pip install "$@" "torch==${TORCH}+${TORCH_BACKEND}" || \
+    /opt/uv/bin/uv pip install "$@" --torch-backend "${TORCH_BACKEND}" "torch==${TORCH}"; }
+
+# Code is not in it: ZenML brings that of the run. Root, because SageMaker's folders are root's.
+FROM ${BASE} AS train
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends git && \
+    rm -rf /var/lib/apt/lists/* && mkdir -p /twin /app /etc/xdg/sagemaker && \
+    printf 'SchemaVersion: "1.0"\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n' \
+    > /etc/xdg/sagemaker/config.yaml
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 TWIN_HOME=/twin HF_HOME=/twin/huggingface \
+    ORT_DISABLE_TELEMETRY=1 SAGEMAKER_SUPPRESS_V2_WARNING=1 \
+    ZENML_ANALYTICS_OPT_IN=false ZENML_ENABLE_RICH_TRACEBACK=false ZENML_LOGGING_VERBOSITY=WARN \
+    ZENML_LOGGING_COLORS_DISABLED=true
+WORKDIR /app
+LABEL org.opencontainers.image.title="llm-twin training" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=train-deps /opt/venv /opt/venv
+
 FROM ${BASE} AS base
 # The link is what `invoke ct` makes of a promotion; the version behind it is the last layer.
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin twin && \

@@ -14,6 +14,7 @@ THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 LOCKS = {
     "serve": ("serve", "trace"),
     "ct": ("ct",),
+    "train": ("ct", "remote"),
     "zenml-server": ("server",),
     "dev": ("dev",),
 }

@@ -24,10 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_twin.corpus import Chunk
-from llm_twin.ct import work
+from llm_twin.ct import tasks, work
 from llm_twin.model import questions as asking
 from llm_twin.model.evaluation import evaluate_retrieval
 from llm_twin.model.gate import compare, gate
+from llm_twin.model.profile import Gate
 from llm_twin.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +44,8 @@ WORDING, JUDGE = 0.1, 0.2
 """Standard deviations, on a scale from 0 to 1: of an answer said anew, of a judge asked again."""
 LANGUAGE = 0.05
 """Standard deviation of a passage's bits per character between two trainings on the same texts."""
+
+RULE = Gate(floors={})
 
 Pairs = list[tuple[float, float]]
 Draw = Callable[[random.Random, int, float], Pairs]
@@ -70,7 +73,7 @@ def real_ranks() -> dict[str, Pairs]:
 
 def passages(documents: work.Rows, settings: Settings, window: int) -> list[Chunk]:
     """Cut documents into passages of so many tokens at most."""
-    work.LARGEST_WINDOW = window
+    tasks.LARGEST_WINDOW = window
     return [Chunk.from_dict(row) for row in work.split(documents, settings, lambda _: None)]
 
 
@@ -139,7 +142,8 @@ def gated(draw: Draw, count: int, planted: float, seed: int) -> str:
                 "retrieval": {"items": found, "n": count, "hit@5": 1.0},
             }
         )
-    return gate(*sides, floor=0.0, data_changed=False).verdict
+    ours, theirs = sides
+    return gate(ours, theirs, RULE, data_changed=False).verdict
 
 
 def main() -> None:

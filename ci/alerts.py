@@ -144,6 +144,24 @@ def rules() -> list[Rule]:
             for_="5m",
             escalate_after="1d",
         ),
+        Rule(
+            name="drift-of-questions",
+            when=event("drift.questions"),
+            severity="warning",
+            text="people ask about something else than before",
+            look="invoke watch.drift",
+            resolves_on=event("model.promoted"),
+            cooldown="5m",
+        ),
+        Rule(
+            name="drift-of-scores",
+            when=event("drift.scores"),
+            severity="warning",
+            text="answers score less than before",
+            look="invoke watch.drift",
+            resolves_on=event("model.promoted"),
+            cooldown="5m",
+        ),
         # What ci/automations.py says with alert().
         Rule(
             name="automation",

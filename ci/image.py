@@ -60,7 +60,7 @@ def build_push(
     """Build the image and push it, unless the registry has one of the same sources already.
 
     Args:
-        target: stage of the Dockerfile: serve (the default) or local-llm.
+        target: stage of the Dockerfile: serve (the default), local-llm, or train for `invoke ct`.
         platform: like linux/arm64; default: the engine's own.
         force: build even if the registry has an image of these sources.
         push: --no-push leaves it in the engine.

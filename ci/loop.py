@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from llm_twin.alerting.rules import Rule
     from llm_twin.ct.config import CtConfig
+    from llm_twin.loop.budget import Limits
     from llm_twin.loop.loop import Reasons, Step
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +33,7 @@ RULES = ("refusals", "ungrounded")
 ENOUGH_FEEDBACK = 20
 """New corrections that are worth a training without an alert."""
 CPU_A_DAY, TOKENS_A_DAY, DOLLARS_A_DAY = 4 * 3600.0, 500_000, 5.0
-"""What the loop may cost in 24 hours."""
-BESIDES_TRAINING = 60.0
-"""CPU seconds of a turn on top of the budget for training."""
+"""What the loop and all other training may cost in 24 hours."""
 IDLE = {"message": "nothing to do"}
 
 
@@ -58,21 +57,21 @@ def check(
 
     for age in (cooldown, wait, watch):
         parse_age(age)
-    trainable(corpus, exclude, budget, feedback)
+    trainable(corpus=corpus, exclude=exclude, budget=budget, feedback=feedback)
 
 
 @stage
 def loop_plan(
-    corpus: str = "", exclude: str = "", budget: str = "60s", feedback: bool = True,
+    corpus: str = "", exclude: str = "", budget: str = "", feedback: bool = True,
     topic: str = "", cooldown: str = "1h", dry_run: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Decide whether the loop has to turn, and may."""
     from ci.training import config_of
-    from llm_twin.ct.config import seconds
     from llm_twin.flow.locks import claim
     from llm_twin.loop import loop as turns
     from llm_twin.loop.audit import Audit
-    from llm_twin.loop.budget import Limits, refusal, resting
+    from llm_twin.loop.due import Guard, Plan
+    from llm_twin.sqlite import transaction
 
     settings, run, now = Settings.load(root=ROOT), context().run, time.time()
     with (
@@ -83,20 +82,30 @@ def loop_plan(
             return {"message": "goes on"}
         if other := turns.clear(audit, settings, run):
             raise BusyError("the loop is turning already", other.run, "See: invoke loop.history")
-        planned = seconds(budget) + BESIDES_TRAINING
-        limits, rest = Limits(CPU_A_DAY, TOKENS_A_DAY, DOLLARS_A_DAY), parse_age(cooldown)
-        if no := resting(audit, run, rest, now) or refusal(audit, limits, planned, now):
+        config = config_of(corpus, exclude, budget, feedback)
+        guard, plan = Guard(settings.home, limits(), parse_age(cooldown)), Plan.of(config.profile)
+        if no := guard.not_now(audit, run, plan, now):
             return _said(f"not now: {no}")
-        why = look_around(settings, config_of(corpus, exclude, budget, feedback))
+        why = look_around(settings, config)
         if not (why.alerts or why.suffice(ENOUGH_FEEDBACK)):
             return _said(f"nothing to do: {why}")
         if dry_run:
-            return _said(f"would train because of {why}; {planned:.0f} CPU-s are planned")
-        turns.begin(audit, settings, run, why, _score(why), topic)
+            return _said(f"would train because of {why}; {plan.cpu:.0f} CPU-s are planned")
+        with transaction(audit.db):
+            if no := guard.not_now(audit, run, plan, now):
+                return _said(f"not now: {no}")
+            turns.begin(audit, settings, run, why, _score(why), topic)
         if not why.suffice(ENOUGH_FEEDBACK):
             turns.finish(audit, settings, run, turns.NOTHING_NEW, turns.WRITE)
             return _said(f"{turns.NOTHING_NEW}: {turns.WRITE}")
     return _said(f"training because of {why}")
+
+
+def limits() -> Limits:
+    """What a day may cost."""
+    from llm_twin.loop.budget import Limits
+
+    return Limits(CPU_A_DAY, TOKENS_A_DAY, DOLLARS_A_DAY)
 
 
 def look_around(settings: Settings, config: CtConfig) -> Reasons:
@@ -141,22 +150,25 @@ def loop_curate(feedback: bool = True) -> dict[str, Any]:
 
 @stage(needs=["loop-curate"])
 def loop_train(
-    corpus: str = "", exclude: str = "", budget: str = "60s", feedback: bool = True
+    corpus: str = "", exclude: str = "", budget: str = "", feedback: bool = True
 ) -> dict[str, Any]:
     """Train, and ask the gate; what it lets through does not serve yet."""
     from ci import training
-    from llm_twin.ct.config import seconds
     from llm_twin.flow.locks import claim
     from llm_twin.loop import loop as turns
+    from llm_twin.loop.due import Plan, charge
 
-    with _step("train", seconds(budget) + BESIDES_TRAINING) as one:
+    plan = Plan.of(training.config_of(corpus, exclude, budget, feedback).profile)
+    with _step("train", plan.cpu) as one:
         if one is None:
             return IDLE
         run, settings = one.turn.run, one.settings
         made = turns.made_by(settings, run)
         if made is None:
             with claim(settings.home / "locks", "ct", f"invoke loop, run {run}"):
+                began = time.time()
                 report = training.ct(corpus, exclude, budget, feedback=feedback)
+            charge(one.meter, plan, time.time() - began, report)
             verdict = report["verdict"]
             one.note(gate=verdict, zenml_run=report["zenml_run"])
             made = turns.made_by(settings, run)
@@ -288,7 +300,7 @@ def loop_watch(deploy: bool = True, target: str = "local", watch: str = "5m") ->
 
 @stage(needs=["loop-watch"], check=check)
 def loop(
-    corpus: str = "", exclude: str = "", budget: str = "60s", feedback: bool = True,
+    corpus: str = "", exclude: str = "", budget: str = "", feedback: bool = True,
     topic: str = "", cooldown: str = "1h", dry_run: bool = False, approve: bool = False,
     wait: str = "1h", deploy: bool = True, process: bool = False, target: str = "local",
     port: int = 0, watch: str = "5m",
@@ -298,7 +310,7 @@ def loop(
     Args:
         corpus: as for invoke ct.
         exclude: as for invoke ct.
-        budget: CPU time for training, like 60s or 2m.
+        budget: another limit than the profile's: a time like 60s or 2m, or tokens like 300ktok.
         feedback: learn from readers' corrections.
         topic: words; of the badly answered questions only those that hold them are asked again.
         cooldown: time between the end of a turn and the next one.

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invoke.collection import Collection
 from invoke.tasks import task
 
 from llm_twin.flow.tasks import tell_errors
@@ -51,11 +50,3 @@ def _row(turn: Turn, spent: str) -> tuple[str, ...]:
         turn.run, began, turn.outcome or "goes on", turn.fact("why"), turn.fact("before"),
         turn.fact("version"), spent, turn.reason,
     )  # fmt: skip
-
-
-def add_to(namespace: Collection) -> None:
-    """Make ``invoke loop`` a collection, so that ``invoke loop.history`` stands beside it."""
-    own = namespace.tasks.pop("loop")
-    together = Collection("loop", history)
-    together.add_task(own, default=True)
-    namespace.add_collection(together)

@@ -20,28 +20,36 @@ if TYPE_CHECKING:
     from llm_twin.ct.config import CtConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+PROFILES = ROOT / "configs" / "ct"
 NOT_DOCUMENTATION = ("src/*.md", "src/*.txt", "benchmarks/*")
 
 
-def check(corpus: str, exclude: str, budget: str, feedback: bool, **_: Any) -> None:
+def check(**asked: Any) -> None:
     """Find what is wrong with the input before anything is written."""
     from llm_twin.ct.preflight import preflight
 
-    preflight(config_of(corpus, exclude, budget, feedback), Settings.load(root=ROOT))
+    preflight(config_of(**_told(asked)), Settings.load(root=ROOT))
 
 
-def corpus_files(corpus: str, exclude: str, budget: str, feedback: bool, **_: Any) -> list[Path]:
-    """The files of the corpus and of curated feedback, as inputs of the key."""
-    from llm_twin.ct.preflight import corpus_files as files
+def input_files(**asked: Any) -> list[Path]:
+    """The files of the corpus, of curated feedback and of the profile, as inputs of the key."""
+    from llm_twin.ct.preflight import corpus_files, profile_files
+    from llm_twin.model.profile import files
 
-    return files(config_of(corpus, exclude, budget, feedback), Settings.load(root=ROOT))
+    config, settings = config_of(**_told(asked)), Settings.load(root=ROOT)
+    said = files(profile_path(asked["profile"]))
+    return [*said, *profile_files(config), *corpus_files(config, settings)]
 
 
-def corpus_revision(corpus: str, exclude: str, budget: str, **_: Any) -> dict[str, str]:
+def corpus_revision(**asked: Any) -> dict[str, str]:
     """What a remote corpus stands at, as a part of the key."""
     from llm_twin.ct.preflight import corpus_revision as revision
 
-    return revision(config_of(corpus, exclude, budget), Settings.load(root=ROOT))
+    return revision(config_of(**_told(asked)), Settings.load(root=ROOT))
+
+
+def _told(asked: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name != "seed"}
 
 
 def production() -> list[Path]:
@@ -51,43 +59,76 @@ def production() -> list[Path]:
     return production_files(Settings.load(root=ROOT).home / "models")
 
 
-def config_of(corpus: str, exclude: str, budget: str, feedback: bool = True) -> CtConfig:
-    """What a command line asks training for; without a corpus, this repository's documentation."""
+def profile_path(name: str) -> Path:
+    """The file of a profile; without a name, the one that is set."""
+    from llm_twin.model.profile import find
+
+    return find(name or Settings.load(root=ROOT).profile, PROFILES)
+
+
+def config_of(
+    corpus: str,
+    exclude: str = "",
+    budget: str = "",
+    feedback: bool = True,
+    profile: str = "",
+    stack: str = "",
+) -> CtConfig:
+    """What a command line asks training for; without a corpus, this repository's documentation.
+
+    Raises:
+        ConfigError: there is no such profile, it is not right, or the budget or stack is none.
+
+    """
     from llm_twin.ct.config import CtConfig
+    from llm_twin.model.profile import load
 
     chosen, unwanted = corpus or Settings.load(root=ROOT).corpus, exclude
     if not chosen:
         chosen, unwanted = str(ROOT), ",".join([exclude, *NOT_DOCUMENTATION])
-    return replace(CtConfig.of(chosen, unwanted, budget), feedback=feedback)
+    said = load(profile_path(profile)).with_budget(budget).with_stack(stack)
+    return replace(CtConfig.of(chosen, unwanted, said), feedback=feedback)
 
 
 @stage(
     cached=True,
     single=True,
     check=check,
-    find_inputs=corpus_files,
+    find_inputs=input_files,
     facts=corpus_revision,
     kept=production,
-    env=["TWIN_CORPUS", "TWIN_EMBEDDER", "TWIN_EMBEDDER_URL", "TWIN_INDEX_URL"],
+    env=["TWIN_CORPUS", "TWIN_PROFILE", "TWIN_EMBEDDER", "TWIN_EMBEDDER_URL", "TWIN_INDEX_URL"],
 )
 def ct(
-    corpus: str = "", exclude: str = "", budget: str = "60s", seed: int = 0, feedback: bool = True
-) -> dict[str, Any]:
+    corpus: str = "", exclude: str = "", budget: str = "", seed: int = 0, feedback: bool = True,
+    profile: str = "", stack: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """Train a twin on a corpus, evaluate it, and promote it if the gate lets it through.
 
     Args:
         corpus: folder, file, Git URL, feed or export; default: this repository's own documentation.
         exclude: patterns of files to leave out, separated by commas.
-        budget: CPU time for training, like 60s or 2m.
+        budget: another limit than the profile's: a time like 60s or 2m, or tokens like 300ktok.
         seed: of everything random.
         feedback: learn from what `invoke curate` made of readers' corrections.
+        profile: name in configs/ct or a .yaml file; default: laptop. See `invoke ct.profiles`.
+        stack: where it runs instead of where the profile says: local, sagemaker or kubernetes.
     """
     from llm_twin.ct.run import run_ct
 
     settings = Settings.load(root=ROOT)
-    config = config_of(corpus, exclude, budget, feedback).with_seed(seed)
-    with telling_of_failure(settings, corpus=corpus, exclude=exclude):
+    config = config_of(corpus, exclude, budget, feedback, profile, stack).with_seed(seed)
+    if config.profile.remote.stack != "local":
+        settings = importlib.import_module("ci.stacks").connected()
+    # Not import statements: what connects and what counts the cost is no part of this stage's key.
+    due = importlib.import_module("llm_twin.loop.due")
+    plan = due.Plan.of(config.profile)
+    with (
+        telling_of_failure(settings, corpus=corpus, exclude=exclude),
+        due.counted(settings, context().run, corpus, profile, plan) as note,
+    ):
         report = run_ct(config, settings)
+        note(report)
     tell_verdict(report, settings)
     try:
         record_evaluation(report, settings)

@@ -29,6 +29,8 @@ class Settings:
     Attributes:
         home: the state folder; deleting it loses history, never the ability to run.
         corpus: what ``invoke ct`` trains on when it is not told; empty: this repository.
+        profile: how ``invoke ct`` trains when it is not told: a name in ``configs/ct`` or a file.
+        checkpoints: where a killed training goes on from; default ``<home>/checkpoints``.
         embedder: ``minilm`` (embedded), ``words`` (none), ``sentence-transformers:MODEL``
             or ``openai:MODEL`` (an OpenAI-compatible endpoint at ``embedder_url``).
         embedder_home: where MiniLM's weights are kept; default ``<home>/embedder``. A folder that
@@ -94,11 +96,23 @@ class Settings:
             everything too; empty: ``alerts.log`` and the console alone.
         alert_timeout: seconds that one of them may take to answer.
         alert_dedup: for how long a repeat is only counted, like ``1h``.
+        zenml_url: a ZenML server that keeps the history of training for all who name it; needed
+            for training elsewhere; empty: a database in the state folder.
+        zenml_key: API key of a service account on it; never printed.
+        ct_image: what training runs in elsewhere: an image by digest, as ``build-push`` names it.
+        ct_bucket: ``s3://bucket/prefix`` for what goes there and comes back.
+        ct_role: ARN of the role that a SageMaker training job runs as.
+        ct_namespace: Kubernetes namespace of training jobs.
+        ct_context: the kubeconfig's name of the cluster.
+        ct_service_account: Kubernetes service account that training jobs run as; empty: ZenML
+            makes one that may edit the namespace.
 
     """
 
     home: Path = Path(".twin")
     corpus: str = ""
+    profile: str = "laptop"
+    checkpoints: Path | None = None
     embedder: str = "minilm"
     embedder_home: Path | None = None
     embedder_url: str = "https://api.openai.com/v1"
@@ -155,6 +169,14 @@ class Settings:
     alert_urls: str = field(default="", repr=False)
     alert_timeout: float = 10.0
     alert_dedup: str = "1h"
+    zenml_url: str = ""
+    zenml_key: str = field(default="", repr=False)
+    ct_image: str = ""
+    ct_bucket: str = ""
+    ct_role: str = ""
+    ct_namespace: str = "llm-twin"
+    ct_context: str = ""
+    ct_service_account: str = ""
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None, root: Path | None = None) -> Settings:
@@ -178,9 +200,13 @@ class Settings:
         _check_cache(settings)
         home = (root / settings.home.expanduser()).absolute()
         embedder_home, trace_home = settings.embedder_home, settings.trace_home
+        checkpoints = settings.checkpoints
         return dataclasses.replace(
             settings,
             home=home,
+            checkpoints=home / "checkpoints"
+            if checkpoints is None
+            else (root / checkpoints.expanduser()).absolute(),
             embedder_home=home / "embedder"
             if embedder_home is None
             else (root / embedder_home.expanduser()).absolute(),

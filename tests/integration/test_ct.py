@@ -133,7 +133,8 @@ def test_zenml_knows_the_production_version(trained):
         cwd=ROOT,
         env=trained.environment,
     )
-    assert done.stdout.split(maxsplit=1)[1].strip() == "['promote', 'reasons', 'verdict']"
+    said = "['compared', 'promote', 'reasons', 'verdict']"
+    assert done.stdout.split(maxsplit=1)[1].strip() == said
 
 
 def test_it_answers_with_a_citation_and_declines_what_is_not_there(trained):

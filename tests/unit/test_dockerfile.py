@@ -57,7 +57,8 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 def test_the_context_is_what_the_image_is_made_of_and_nothing_else(tmp_path: Path) -> None:
     shutil.copy(ROOT / ".dockerignore", tmp_path)
-    wanted = {*STAGED, "requirements/ct.txt", "requirements/serve.txt", "src/llm_twin/errors.py"}
+    locks = {f"requirements/{name}.txt" for name in ("ct", "serve", "train")}
+    wanted = {*STAGED, *locks, "src/llm_twin/errors.py"}
     for name in (*wanted, *KEPT_OUT, "Dockerfile"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -141,3 +142,24 @@ def test_it_runs_as_nobody_in_particular_and_can_be_checked() -> None:
         ["serve"],
     ]
     assert any(line.startswith("HEALTHCHECK ") and "/healthz" in line for line in lines)
+
+
+def test_the_training_image_has_what_a_job_imports_and_none_of_our_code() -> None:
+    locked = set(re.findall(r"(?m)^([\w.-]+)==", (ROOT / "requirements/train.txt").read_text()))
+    assert {"zenml", "sagemaker", "kubernetes", "s3fs", "trl", "peft", "transformers"} <= locked
+    assert not locked & {"torch", "docker-compose", "pytest", "moto"}
+    assert not any(name.startswith(("nvidia-", "cuda-")) for name in locked)
+    copies = [line for line in stages()["train"] if line.startswith("COPY")]
+    assert copies == ["COPY --from=train-deps /opt/venv /opt/venv"]
+
+
+def test_the_training_image_is_started_by_whoever_runs_it() -> None:
+    lines = stages()["train"]
+    assert not [line for line in lines if line.startswith(("ENTRYPOINT", "CMD", "USER"))]
+
+
+def test_stand_ins_for_the_training_image_set_what_it_sets() -> None:
+    from tests.integration.job_containers import IMAGE
+
+    (said,) = [line for line in stages()["train"] if line.startswith("ENV ")]
+    assert {f"{name}={value}" for name, value in IMAGE.items()} <= set(said.split())

@@ -3,29 +3,33 @@
 The signals are general: what recurs over the documents of one site, what stands before the title
 is said again, what repeats within a document, short runs at the edges. Only documents that came
 from the web are touched; a file that an author keeps has no frame.
+
+Looking at a page and taking its frame off need that page alone, so both can be kept, or done
+elsewhere; between them stands a count over all that was seen (``recurring``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from llm_twin.corpus.duplicates import duplicates
+from llm_twin.corpus.duplicates import sketch
 from llm_twin.corpus.markdown import blocks, normalized, words
+from llm_twin.corpus.recurring import Seen, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from llm_twin.corpus.document import Document
     from llm_twin.corpus.markdown import Block
+    from llm_twin.corpus.recurring import Recurring
 
-RECURS_AT_EDGE = 2
-RECURS_INSIDE = 4
-"""A block found in this many documents of a site, and in a quarter of them, is boilerplate."""
+PARSED = 256
+"""Pages that stay parsed between looking at them and taking their frame off."""
 
 _LABELS = """
     subscribe, subscribe now, subscribe sign in, subscribesign in, sign in, sign up, log in, menu,
@@ -69,27 +73,30 @@ class _Page:
     title: str
     known: frozenset[str]
 
-    @property
-    def site(self) -> str:
-        return urlsplit(self.document.link).netloc.casefold()
+
+def look(document: Document) -> Seen:
+    """Look at a document from the web."""
+    lines = {number(key) for key in _page(document).keys}
+    return Seen(
+        urlsplit(document.link).netloc.casefold(), tuple(sorted(lines)), sketch(document.text)
+    )
 
 
-def strip_boilerplate(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents in their order, those from the web without their frame."""
-    pages = [_page(document) if _from_web(document) else None for document in documents]
-    present = [page for page in pages if page is not None]
-    sites = {id(page): page.site for page in present}
-    recurring = _recurring(present)
-    return [
-        document if page is None else _stripped(page, *recurring[sites[id(page)]])
-        for document, page in zip(documents, pages, strict=True)
-    ]
+def without_frame(document: Document, recurs: Recurring) -> Document:
+    """Return a document from the web without its frame."""
+    page = _page(document)
+    edge, inside = (
+        frozenset(key for key in page.keys if number(key) in set(lines)) for lines in recurs
+    )
+    return _stripped(page, edge, inside)
 
 
-def _from_web(document: Document) -> bool:
-    return document.link.startswith(("http://", "https://"))
+def from_web(link: str) -> bool:
+    """Whether a document with this link came from the web."""
+    return link.startswith(("http://", "https://"))
 
 
+@lru_cache(PARSED)
 def _page(document: Document) -> _Page:
     parts = blocks(document.text)
     keys = [normalized(part.text) for part in parts]
@@ -120,32 +127,7 @@ def _without_author(document: Document) -> str:
     return document.title if len(kept) in (0, len(pieces)) else kept[0]
 
 
-def _recurring(pages: Sequence[_Page]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
-    """Return, for each site, what recurs enough to go at the edges, and what to go anywhere.
-
-    Copies of one text count once, or the text itself would look like a frame.
-    """
-    copies = duplicates([page.document.text for page in pages], same=0.6)
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    sizes: Counter[str] = Counter()
-    for position, page in enumerate(pages):
-        counts[page.site].update(set() if position in copies else set(page.keys))
-        sizes[page.site] += position not in copies
-    return {
-        site: (
-            _frequent(seen, sizes[site], RECURS_AT_EDGE),
-            _frequent(seen, sizes[site], RECURS_INSIDE),
-        )
-        for site, seen in counts.items()
-    }
-
-
-def _frequent(seen: Counter[str], pages: int, least: int) -> frozenset[str]:
-    needed = max(least, pages / 4)
-    return frozenset(key for key, count in seen.items() if count >= needed)
-
-
-def _stripped(page: _Page, edge: frozenset[str], inside: frozenset[str]) -> Document:
+def _stripped(page: _Page, edge: Collection[str], inside: Collection[str]) -> Document:
     frame = [_is_frame(page, at, edge) for at in range(len(page.blocks))]
     prose = [
         not framed and _is_prose(part) for framed, part in zip(frame, page.blocks, strict=True)
@@ -172,7 +154,7 @@ def _source(page: _Page, at: int, first: int, end: int) -> str:
     return part.text if part.level > min(later, default=3) else part.source
 
 
-def _is_frame(page: _Page, at: int, edge: frozenset[str]) -> bool:
+def _is_frame(page: _Page, at: int, edge: Collection[str]) -> bool:
     """Tell whether a block at an edge belongs to the page and not to the text."""
     part, key = page.blocks[at], page.keys[at]
     if part.kind in ("code", "table"):
@@ -182,7 +164,7 @@ def _is_frame(page: _Page, at: int, edge: frozenset[str]) -> bool:
     return part.kind != "heading" and key in edge
 
 
-def _is_insert(page: _Page, at: int, inside: frozenset[str]) -> bool:
+def _is_insert(page: _Page, at: int, inside: Collection[str]) -> bool:
     """Tell whether a block in the middle of the text is a button, a notice or the contents."""
     part, key = page.blocks[at], page.keys[at]
     if part.kind in ("code", "table", "heading"):

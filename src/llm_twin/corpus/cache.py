@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 EXTRACTOR = "1"
 """Part of every key: raise it when extraction changes, and old entries are no longer found."""
 
-KEPT = 20_000
-"""Entries kept; the oldest go first."""
+KEPT = 1_000_000
+"""Entries kept; the oldest go first. A corpus with more of them would never find its own."""
 
 
 def document_key(uri: str, data: bytes) -> str:
@@ -47,6 +47,8 @@ class DocumentCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
+            # A cache: what a power cut takes is read again. FULL would cost a sync a document.
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS documents (key TEXT UNIQUE, document TEXT NOT NULL)"
             )
@@ -59,7 +61,7 @@ class DocumentCache:
         return Document.from_dict(json.loads(row[0])) if row else None
 
     def put(self, key: str, document: Document) -> None:
-        """Store a document, unless it is unwanted; it is durable when this returns."""
+        """Store a document, unless it is unwanted; a kill after this returns does not lose it."""
         if self._unwanted(document):
             return
         text = json.dumps(document.to_dict())

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from llm_twin.corpus.cache import DocumentCache
     from llm_twin.corpus.document import Document
     from llm_twin.corpus.ports import Progress
+    from llm_twin.corpus.prepared import Run
 
 SUFFIXES = frozenset(READ_TYPES.split())
+FILES_AT_ONCE = 200
 SKIPPED_FOLDERS = frozenset(
     ("node_modules", "__pycache__", "site-packages", "venv", "build", "dist")
 )
@@ -37,6 +39,24 @@ _NOT_DOCUMENTATION = re.compile(
     r"|(.*/)?(.*requirements.*|constraints.*)\.txt|(.*/)?(test_.*|.*_test|conftest)\.py",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a file holds.
+
+    Attributes:
+        uri: its relative path.
+        key: of the document in the cache.
+        content: the document, why it was left out, or None if there is nothing to say.
+        reused: whether it came from the cache.
+
+    """
+
+    uri: str
+    key: str
+    content: Document | Skipped | None
+    reused: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +88,7 @@ class Files:
         """Raise CorpusError for the first file that cannot be read as what its name says."""
         inputs = self._some()
         for uri in inputs:
-            check_size(self._stat(uri).st_size, self.max_mb, uri)
+            check_size(self.stat(uri).st_size, self.max_mb, uri)
         for uri in inputs:
             suffix = PurePosixPath(uri).suffix.lower()
             if suffix in (".py", ".pdf"):  # one that is broken is skipped, so nothing to say yet
@@ -91,16 +111,44 @@ class Files:
         """Nothing beyond its files."""
         return ""
 
-    def read(self, cache: DocumentCache | None, progress: Progress) -> Collected:
+    def read(self, cache: DocumentCache | None, progress: Progress, run: Run = map) -> Collected:
         """Extract every file that is new or changed."""
         collected = Collected()
         inputs = self._some()
-        for number, uri in enumerate(inputs, start=1):
-            progress(f"reading {number}/{len(inputs)} {uri}")
-            check_size(self._stat(uri).st_size, self.max_mb, uri)
-            link = f"{self.base}{uri}" if self.base else uri
-            collect(collected, cache, uri, self._bytes(uri), _extractor(uri, link))
+        for number, found in enumerate(self.extracted(inputs, cache, run), start=1):
+            progress(f"reading {number}/{len(inputs)} {found.uri}")
+            collected.reused += found.reused
+            if isinstance(found.content, Skipped):
+                collected.skipped.append(found.content)
+            elif found.content:
+                collected.documents.append(found.content)
         return usable(collected, self.spec)
+
+    def extracted(
+        self, uris: Sequence[str], cache: DocumentCache | None, run: Run = map
+    ) -> Iterator[Extraction]:
+        """Yield what each of these files holds, in their order.
+
+        Args:
+            uris: relative paths.
+            cache: of documents.
+            run: extracts the new ones; the bytes are read here, so it may be another machine.
+
+        """
+        for start in range(0, len(uris), FILES_AT_ONCE):
+            block = uris[start : start + FILES_AT_ONCE]
+            for uri in block:
+                check_size(self.stat(uri).st_size, self.max_mb, uri)
+            given = {uri: (self._bytes(uri), uri, f"{self.base}{uri}") for uri in block}
+            keys = {uri: document_key(uri, data) for uri, (data, _, _) in given.items()}
+            known = {uri: cache.get(key) for uri, key in keys.items()} if cache else {}
+            new = [uri for uri in block if not known.get(uri)]
+            made = dict(zip(new, run(_extract, (given[uri] for uri in new)), strict=True))
+            for uri in block:
+                content = known.get(uri) or made[uri]
+                if cache and uri in made and content and not isinstance(content, Skipped):
+                    cache.put(keys[uri], content)
+                yield Extraction(uri, keys[uri], content, reused=uri not in made)
 
     def inputs(self) -> list[str]:
         """Return the relative paths read, sorted."""
@@ -150,7 +198,13 @@ class Files:
             for name in files:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
-    def _stat(self, uri: str) -> os.stat_result:
+    def stat(self, uri: str) -> os.stat_result:
+        """What the file system says of a file.
+
+        Raises:
+            CorpusError: it may not be looked at.
+
+        """
         try:
             return (self.root / uri).stat()
         except OSError as error:
@@ -209,13 +263,16 @@ def usable(collected: Collected, spec: str) -> Collected:
     raise CorpusError(f"no usable document{first}", spec, f"Types that are read: {READ_TYPES}")
 
 
-def _extractor(uri: str, link: str) -> Callable[[bytes, str], Document | None]:
+def _extract(given: tuple[bytes, str, str]) -> Document | Skipped | None:
+    """The document in a file's bytes, or why there is none."""
     from llm_twin.corpus.docstrings import docstrings
-    from llm_twin.corpus.extract import extract
+    from llm_twin.corpus.extract import Unreadable, extract
 
-    if uri.endswith(".py"):
-        return lambda data, uri: docstrings(data, uri, link)
-    return lambda data, uri: extract(data, uri, link)
+    data, uri, link = given
+    try:
+        return docstrings(data, uri, link) if uri.endswith(".py") else extract(data, uri, link)
+    except Unreadable as reason:
+        return Skipped(uri, str(reason))
 
 
 def _is_hidden(path: PurePosixPath) -> bool:

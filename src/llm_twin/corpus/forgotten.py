@@ -116,9 +116,14 @@ def sift(
     documents: Sequence[Document], is_unwanted: Callable[[Document], bool]
 ) -> tuple[list[Document], list[Skipped]]:
     """The documents that may be used, and those that were to be forgotten."""
-    left = [document for document in documents if is_unwanted(document)]
-    kept = [document for document in documents if document not in left]
-    return kept, [Skipped(document.uri, REASON) for document in left]
+    kept: list[Document] = []
+    left: list[Skipped] = []
+    for document in documents:
+        if is_unwanted(document):
+            left.append(Skipped(document.uri, REASON))
+        else:
+            kept.append(document)
+    return kept, left
 
 
 def refusal(home: Path, version: str, documents: Collection[str] = (), *, due: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""The ZenML pipeline: collect, clean, chunk, index, dataset, train, evaluate, gate, promote.
+"""The ZenML pipeline: collect, clean, chunk, index, dataset, train, evaluate, gate, tell, promote.
 
 Imports ZenML, so it is itself imported only inside a training run. Step annotations are read by
 ZenML at run time and must stay real types (no postponed evaluation here). A step has several
@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from zenml import get_step_context, pipeline, step
+from zenml.client import Client
+from zenml.types import HTMLString, MarkdownString
 
 from llm_twin.corpus import Chunk
-from llm_twin.ct import promotion, work, zen
-from llm_twin.errors import NotReadyError
-from llm_twin.model import feedback
+from llm_twin.ct import learning, promotion, work, zen
+from llm_twin.ct import luggage as packed
+from llm_twin.ct import report as reporting
+from llm_twin.ct.evaluation import Evaluation
+from llm_twin.ct.foreign import foreign_questions
+from llm_twin.model import curves, feedback
 from llm_twin.model.dataset import Dataset
 from llm_twin.model.gate import gate as judge
+from llm_twin.model.profile import Profile
 from llm_twin.settings import Settings
 
 Rows = list[dict[str, Any]]
@@ -44,6 +50,20 @@ class Seldom:
 
 
 @step
+def unpack(luggage: Path) -> Annotated[Report, "unpacked"]:
+    """Put what was sent along into this machine's state folder."""
+    print("unpack", flush=True)
+    return packed.unpack(luggage, Settings.load())
+
+
+@step
+def hand_over(version: str) -> Annotated[Path, "bundle"]:
+    """Give the promoted bundle back to whoever sent the luggage."""
+    print("hand over", flush=True)
+    return Settings.load().home / "models" / version
+
+
+@step
 def collect(
     corpus: str, exclude: list[str]
 ) -> tuple[Annotated[Rows, "documents"], Annotated[Report, "collected"]]:
@@ -59,7 +79,7 @@ def clean(
 ) -> tuple[Annotated[Rows, "clean_documents"], Annotated[Report, "cleaned"]]:
     """Remove boilerplate and duplicates."""
     print("clean", flush=True)
-    kept, report = work.tidy(documents)
+    kept, report = work.tidy(documents, Settings.load())
     return kept, report
 
 
@@ -93,29 +113,30 @@ def corrections(folder: str) -> Annotated[Rows, "feedback"]:
 
 @step
 def dataset(
-    documents: Rows, chunks: Rows, seed: int, corrected: Rows
-) -> Annotated[Report, "dataset"]:
+    documents: Rows, chunks: Rows, seed: int, corrected: Rows, profile: Report
+) -> tuple[Annotated[Report, "dataset"], Annotated[MarkdownString, "data_card"]]:
     """Split into training texts, held-out texts and questions; corrections come on top."""
     print("dataset", flush=True)
-    return work.dataset_of(documents, chunks, seed, corrected)
+    data = Profile.model_validate(profile).data
+    made, card = learning.dataset(documents, chunks, seed, corrected, data, Settings.load(), say)
+    return made, MarkdownString(card)
 
 
 @step
 def train(
-    data: Report, budget: float, seed: int
+    data: Report, seed: int, profile: Report
 ) -> tuple[Annotated[Path, "model"], Annotated[Report, "trained"]]:
-    """Pretrain from scratch, then tune on the author's own sections."""
-    from llm_twin.model.train import train as train_model
-
+    """Tune the base on the author's texts; a base from scratch is pretrained first."""
     print("train", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="llm-twin-")) / "model"
-    report = train_model(Dataset.from_dict(data), folder, budget, say, seed)
-    return folder, report.to_dict()
+    said = Profile.model_validate(profile)
+    report = learning.train(Dataset.from_dict(data), folder, said, seed, Settings.load(), say)
+    return folder, report
 
 
 @step
 def evaluate(
-    model: Path, data: Report, chunks: Rows
+    model: Path, data: Report, chunks: Rows, trained: Report, profile: Report
 ) -> tuple[
     Annotated[Report, "candidate_metrics"],
     Annotated[Report, "production_metrics"],
@@ -123,36 +144,45 @@ def evaluate(
 ]:
     """Score candidate and production on the same items, and calibrate when to decline."""
     print("evaluate", flush=True)
-    settings = Settings.load()
-    items = Dataset.from_dict(data)
     passages = [Chunk.from_dict(row) for row in chunks]
-    candidate = work.evaluate(model, passages, items, settings, say)
-    served = promotion.served(settings)
-    production = {}
-    if served and (reason := promotion.refusal(settings, served)):
-        say(f"production {served.version} is not compared: {reason}")
-    elif served:
-        say(f"the same for production {served.version}")
-        try:
-            held = work.chunks_of(served, settings)
-            production = work.evaluate(served.model_path, held, items, settings, say)
-        except NotReadyError as error:
-            say(f"it cannot be compared, so the candidate is judged as a first model: {error}")
-    return candidate, production, promotion.calibration(passages, items, settings, say)
+    items, said, settings = (
+        Dataset.from_dict(data),
+        Profile.model_validate(profile),
+        Settings.load(),
+    )
+    foreign = foreign_questions(passages)
+    both = Evaluation(items, said, settings, items.seed, say, foreign)
+    calibration = promotion.calibration(passages, items, settings, say)
+    candidate = both.score(model, passages, calibration["calibration"])
+    if trained["preference"]:
+        candidate["preference"] = trained["preference"]
+    return candidate, both.production(), calibration
 
 
 @step
 def gate(
-    candidate: Report, production: Report, data: Report, floor: float
+    candidate: Report, production: Report, data: Report, profile: Report
 ) -> Annotated[Report, "verdict"]:
     """Say better, worse or cannot tell, and whether to promote."""
     print("gate", flush=True)
     served = promotion.served(Settings.load())
     before = served.manifest["details"].get("dataset") if served else None
-    verdict = judge(candidate, production or None, floor, data_changed=before != data["digest"])
+    verdict = judge(
+        candidate,
+        production or None,
+        Profile.model_validate(profile).gate,
+        data_changed=before != data["digest"],
+    )
     for reason in verdict.reasons:
         say(reason)
-    return {"promote": verdict.promote, "verdict": verdict.verdict, "reasons": verdict.reasons}
+    return verdict.to_dict()
+
+
+@step
+def tell(model: Path, known: Report) -> Annotated[HTMLString, "report"]:
+    """Draw what happened, for whoever opens the run in ZenML."""
+    drawn = reporting.html({**known, "curves": curves.read(model / curves.FILE)})
+    return HTMLString(drawn)
 
 
 @step
@@ -181,25 +211,48 @@ def promote(
 def ct(
     corpus: str,
     exclude: list[str],
-    budget: float,
     seed: int,
-    floor: float,
+    profile: Report,
     version: str,
     origin: dict[str, str],
     curated: str,
+    luggage: str = "",
 ) -> None:
-    """Continuous training over one corpus, and the corrections curated in a folder, if any."""
-    raw, _ = collect(corpus, exclude)
-    documents, _ = clean(raw)
+    """Continuous training over one corpus, and the corrections curated in a folder, if any.
+
+    With luggage (the id of an artifact) it runs on another machine than it was started on.
+    """
+    named = corpus
+    if luggage:
+        sent = unpack(Client().get_artifact_version(luggage)).load()
+        corpus, curated = sent["corpus"], sent["curated"]
+        moved = packed.with_paths(Profile.model_validate(profile), sent["paths"])
+        profile = moved.model_dump(mode="json")
+    raw, collected = collect(corpus, exclude)
+    documents, cleaned = clean(raw)
     chunks = chunk(documents)
     found, indexed = index(chunks, version)
-    data = dataset(documents, chunks, seed, corrections(curated) if curated else [])
-    model, trained = train(data, budget, seed)
-    candidate, production, calibration = evaluate(model, data, chunks)
-    verdict = gate(candidate, production, data, floor)
-    judged = verdict.load()
+    asked = corrections(curated) if curated else []
+    data, _ = dataset(documents, chunks, seed, asked, profile)
+    model, trained = train(data, seed, profile)
+    candidate, production, calibration = evaluate(model, data, chunks, trained, profile)
+    verdict = gate(candidate, production, data, profile)
+    judged, figures = verdict.load(), candidate.load()
+    known = {
+        "corpus": named,
+        "collected": collected.load(),
+        "cleaned": cleaned.load(),
+        "indexed": indexed.load(),
+        "trained": trained.load(),
+        **figures,
+        "production": production.load(),
+        "verdict": judged,
+        "version": version if judged["promote"] else None,
+        "profile": profile,
+    }
+    tell(model, known)
     if judged["promote"]:
-        details = promotion.details(
-            origin, indexed.load(), data.load(), trained.load(), candidate.load()
-        )
+        details = promotion.details(origin, known, data.load())
         promote(version, found, model, calibration, {**details, "gate": judged["verdict"]})
+        if luggage:
+            hand_over(version)

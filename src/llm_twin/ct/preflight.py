@@ -8,20 +8,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_twin.corpus import forgotten, open_source
 from llm_twin.errors import ConfigError, NotReadyError, SpaceError
 from llm_twin.model import feedback
+from llm_twin.model.base import check as check_base
+from llm_twin.model.gate import check as check_rule
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from llm_twin.ct.config import CtConfig
     from llm_twin.settings import Settings
 
 NAMELESS = ("minilm", "words")
 NAMED = ("sentence-transformers", "openai")
+LOCAL = "local"
 MIB = 2**20
 RUN_MB = 80
 WEIGHTS_MB = 220
@@ -33,8 +35,9 @@ def preflight(config: CtConfig, settings: Settings) -> None:
 
     Raises:
         CorpusError: the corpus cannot be read.
+        ConfigError: the profile asks for what is not there.
         SpaceError: the state folder cannot be written, or has too little space.
-        NotReadyError: torch is missing, or curated feedback is not what it was.
+        NotReadyError: torch, a GPU or the base is missing, or curated feedback is not what it was.
 
     """
     check_embedder(settings)
@@ -43,9 +46,18 @@ def preflight(config: CtConfig, settings: Settings) -> None:
     source = open_source(config.corpus, settings, config.exclude)
     source.check()
     files = source.files()
+    for path in profile_files(config):
+        if not path.is_file():
+            raise ConfigError(
+                "there is no such set", path, f"The profile {config.profile.name} names it"
+            )
+    check_rule(config.profile.gate, config.profile.evaluation)
     check_home(settings, sum(path.stat().st_size for path in files if path.exists()))
+    if config.profile.remote.stack != LOCAL:
+        return
     if importlib.util.find_spec("torch") is None:
         raise NotReadyError("torch is not installed", hint="Type: ./bootstrap --torch invoke ct")
+    check_base(config.profile.training, config.profile.base)
 
 
 def check_embedder(settings: Settings) -> None:
@@ -85,6 +97,12 @@ def has_weights(settings: Settings) -> bool:
     """Whether the embedded embedder has been fetched already."""
     folder = settings.embedder_home or settings.home / "embedder"
     return (folder / "model.safetensors").exists()
+
+
+def profile_files(config: CtConfig) -> list[Path]:
+    """What a profile names to learn from besides the corpus."""
+    data = config.profile.data
+    return [Path(name).expanduser() for name in (*data.instructions, *data.preferences)]
 
 
 def corpus_files(config: CtConfig, settings: Settings) -> list[Path]:

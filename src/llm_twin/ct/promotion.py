@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
+METRICS = ("language", "retrieval", "style", "answers", "refusal", "judged", "preference")
+
 
 def served(settings: Settings) -> Bundle | None:
     """The promoted bundle; None when there is none, or only a damaged one to be replaced."""
@@ -53,23 +55,30 @@ def calibration(
 
 
 def details(
-    origin: Mapping[str, str],
-    indexed: Mapping[str, Any],
-    data: Mapping[str, Any],
-    trained: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    origin: Mapping[str, str], known: Mapping[str, Any], data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a bundle's manifest says about where it comes from."""
+    """What a bundle's manifest says about where it comes from.
+
+    Args:
+        origin: corpus, run and commit.
+        known: ``indexed``, ``trained``, ``profile`` and the candidate's metrics.
+        data: the dataset.
+
+    """
+    indexed, trained = known["indexed"], known["trained"]
     return {
         **origin,
         "embedder": indexed["embedder"],
         "chunks": indexed["chunks"],
         "dataset": data["digest"],
         "feedback": data["feedback"].get("digest", ""),
+        "profile": known["profile"]["name"],
+        "base": trained["base"],
         "parameters": trained["parameters"],
         "metrics": {
-            part: {key: value for key, value in figures.items() if key != "items"}
-            for part, figures in metrics.items()
+            part: {key: value for key, value in known[part].items() if key != "items"}
+            for part in METRICS
+            if part in known
         },
     }
 

@@ -11,21 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.ct import zen
+from llm_twin.ct import learning, zen
+from llm_twin.ct import report as reporting
 from llm_twin.ct.summary import summary
 from llm_twin.errors import SpaceError, TwinError
-from llm_twin.model import feedback
+from llm_twin.model import curves, feedback
 from llm_twin.model.bundles import Bundles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from llm_twin.ct.config import CtConfig
     from llm_twin.settings import Settings
 
+LOCAL = "local"
+MOST_POINTS = 400
 NO_SPACE = ("No space left on device", "disk is full")
 
 
@@ -44,8 +47,22 @@ def run_ct(config: CtConfig, settings: Settings) -> dict[str, Any]:
     report["wall_seconds"] = round(time.monotonic() - started, 1)
     report["cpu_seconds"] = round(cpu_seconds() - before, 1)
     report["peak_mb"] = round(peak_mb())
+    report["report"] = _written(report, settings)
     print(summary(report), flush=True)
     return report
+
+
+def _written(report: dict[str, Any], settings: Settings) -> str:
+    """Write the report beside the state; what was promoted stays so if that fails."""
+    name = str(report["version"] or report["zenml_run"])
+    try:
+        page, text = reporting.write(report, settings.home / "reports" / name)
+        if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(place).open("a", encoding="utf-8") as summaries:
+                summaries.write(text.read_text(encoding="utf-8"))
+    except OSError as error:
+        return f"not written: {error.strerror}"
+    return str(page)
 
 
 @contextlib.contextmanager
@@ -78,31 +95,59 @@ def _pipeline(config: CtConfig, settings: Settings) -> dict[str, Any]:
     gc.freeze()
     gc.enable()
     zen.end_dead_runs()
-    zen.use_alerter(settings)
+    if config.profile.remote.stack == LOCAL:
+        zen.use_alerter(settings)
     served = promotion.served(settings)
     if served:
         zen.reconcile(str(served.manifest["details"].get("zenml", "")))
     version = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-    try:
-        run = ct.with_options(model=Model(name=zen.MODEL), on_failure=zen.ON_FAILURE)(
+    curated = str(feedback.current(settings.home) or "") if config.feedback else ""
+
+    def start(luggage: str, options: dict[str, Any]) -> Any:
+        # A job elsewhere has no outbox of its own: whoever follows it raises the alert.
+        hook = None if luggage else zen.ON_FAILURE
+        run = ct.with_options(model=Model(name=zen.MODEL), on_failure=hook, **options)(
             config.corpus,
             list(config.exclude),
-            config.budget,
             config.seed,
-            config.floor,
+            config.profile.model_dump(mode="json"),
             version,
             origin(config),
-            str(feedback.current(settings.home) or "") if config.feedback else "",
+            curated,
+            luggage,
         )
+        if run is None:
+            raise TwinError("ZenML did not start a run", hint="Look at the log: invoke runs")
+        return run
+
+    if config.profile.remote.stack != LOCAL:
+        return _outcome(_elsewhere(config, settings, version, start), config, version)
+    try:
+        run = start("", {})
     except Exception as error:
         if any(sign in str(error) for sign in NO_SPACE):
             raise SpaceError(
                 "the disk is full", settings.home, "Free some space and type: invoke ct"
             ) from error
         raise
-    if run is None:
-        raise TwinError("ZenML did not start a run", hint="Look at the log: invoke runs")
     return _outcome(str(run.id), config, version)
+
+
+def _elsewhere(
+    config: CtConfig, settings: Settings, version: str, start: Callable[..., Any]
+) -> str:
+    """Run on another machine, take in what it promotes, and return the run's id."""
+    from llm_twin.ct import remote
+
+    return remote.run(
+        config.corpus,
+        config.exclude,
+        config.profile,
+        settings,
+        version,
+        start,
+        curated=config.feedback,
+    ).run
 
 
 def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
@@ -115,15 +160,20 @@ def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
 
     verdict = artifact("gate", "verdict")
     candidate = artifact("evaluate", "candidate_metrics")
+    model = artifact("train", "model")
+    data = artifact("dataset", "dataset")
     return {
         "corpus": config.corpus,
+        "profile": config.profile.model_dump(mode="json"),
         "collected": artifact("collect", "collected"),
         "cleaned": artifact("clean", "cleaned"),
         "indexed": artifact("index", "indexed"),
-        "feedback": artifact("dataset", "dataset")["feedback"],
+        "feedback": data["feedback"],
+        "dataset": learning.figures(data),
         "trained": artifact("train", "trained"),
-        "language": _without_items(candidate["language"]),
-        "retrieval": _without_items(candidate["retrieval"]),
+        "curves": _thinned(curves.read(model / curves.FILE)),
+        **_without_items(candidate),
+        "production": _without_items(artifact("evaluate", "production_metrics")),
         "verdict": verdict,
         "version": version if verdict["promote"] else None,
         "message": f"promoted {version}"
@@ -133,8 +183,21 @@ def _outcome(run_id: str, config: CtConfig, version: str) -> dict[str, Any]:
     }
 
 
+def _thinned(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most some hundred points for the history; evaluations and the last one are all kept."""
+    stride = -(-len(points) // MOST_POINTS)
+    return [
+        point
+        for place, point in enumerate(points, 1)
+        if place % stride == 0 or place == len(points) or point.get("evaluation") is not None
+    ]
+
+
 def _without_items(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key != "items"}
+    return {
+        group: {key: value for key, value in figures.items() if key != "items"}
+        for group, figures in metrics.items()
+    }
 
 
 def origin(config: CtConfig) -> dict[str, str]:

@@ -5,6 +5,7 @@ A step of the pipeline wraps one function of this module; tests call them direct
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -12,17 +13,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_twin.corpus import Chunk, Document, DocumentCache, chunk, clean, forgotten, open_source
+from llm_twin.corpus import Chunk, Document, DocumentCache, clean, forgotten, open_source
+from llm_twin.corpus.prepared import FILE as PREPARED
+from llm_twin.corpus.prepared import Prepared
+from llm_twin.ct import tasks
 from llm_twin.errors import CorpusError
-from llm_twin.model.dataset import Dataset, make_dataset
-from llm_twin.model.feedback import Correction
 from llm_twin.model.questions import withhold_headings
 from llm_twin.retrieval import CachedEmbedder, Retriever, open_embedder, open_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from llm_twin.corpus.prepared import Row
     from llm_twin.model.bundles import Bundle
+    from llm_twin.model.dataset import Dataset
     from llm_twin.retrieval.ports import Embedder, Index
     from llm_twin.settings import Settings
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     Rows = list[dict[str, Any]]
 
 WORDS = ""
-LARGEST_WINDOW = 256
+CHUNKS_A_BATCH = 1024
 CANDIDATES = 20
 
 
@@ -54,14 +58,20 @@ def collect(
     return [document.to_dict() for document in kept], report
 
 
-def tidy(rows: Rows) -> tuple[Rows, dict[str, Any]]:
+def tidy(rows: Rows, settings: Settings | None = None) -> tuple[Rows, dict[str, Any]]:
     """Remove boilerplate and duplicates; return clean documents and a report.
+
+    Args:
+        rows: documents.
+        settings: whose cache knows what was cleaned before; without them nothing is kept.
 
     Raises:
         CorpusError: nothing is left.
 
     """
-    cleaned = clean([Document.from_dict(row) for row in rows])
+    path = settings.home / "cache" / PREPARED if settings else None
+    with Prepared(path) as prepared:
+        cleaned = clean([Document.from_dict(row) for row in rows], prepared)
     if not cleaned.documents:
         raise CorpusError(
             "nothing is left of the corpus after cleaning",
@@ -76,17 +86,16 @@ def tidy(rows: Rows) -> tuple[Rows, dict[str, Any]]:
 
 
 def split(rows: Rows, settings: Settings, progress: Progress) -> Rows:
-    """Chunk documents so that every chunk fits the embedder's window."""
-    embedder = open_embedder(settings, progress)
-    count = embedder.count_tokens if embedder else approximate_tokens
-    window = min(embedder.window, LARGEST_WINDOW) if embedder else LARGEST_WINDOW
+    """Chunk documents so that every chunk fits the embedder's window; known ones are not cut."""
     documents = [Document.from_dict(row) for row in rows]
-    return [item.to_dict() for document in documents for item in chunk(document, count, window)]
+    with Prepared(settings.home / "cache" / PREPARED) as prepared:
+        cut = tasks.cut_all(documents, settings, prepared)
+        return [{**row, "headings": tuple(row["headings"])} for row in _flat(cut)]
 
 
-def approximate_tokens(text: str) -> int:
-    """Tokens where there is no embedder to ask: four characters each, a word at least."""
-    return max(len(text) // 4, len(text.split())) + 2
+def _flat(cut: Iterator[Row]) -> Iterator[dict[str, Any]]:
+    for text, _, _ in cut:
+        yield from json.loads(text)
 
 
 def build_index(
@@ -104,17 +113,18 @@ def build_index(
     index = _start_index(previous, path, version, name, settings)
     held, wanted = _by_document(index.chunks()), _by_document(chunks)
     stale = [key for key, own in held.items() if wanted.get(key) != own]
-    for key in stale:
-        index.delete_document(key)
+    if stale:
+        index.delete_documents(stale)
     kept = held.keys() - set(stale)
-    fresh = [item for item in chunks if item.document_id not in kept]
-    if fresh:
-        index.upsert(fresh, embedder.embed([item.passage for item in fresh]) if embedder else None)
+    fresh = {key: list(own.values()) for key, own in wanted.items() if key not in kept}
+    for lot in tasks.batches(iter(fresh.items()), CHUNKS_A_BATCH):
+        some = [item for _, own in lot for item in own]
+        index.upsert(some, embedder.embed([item.passage for item in some]) if embedder else None)
     total = index.count()
     index.close()
     return {
         "chunks": total,
-        "indexed": len(fresh),
+        "indexed": sum(map(len, fresh.values())),
         "kept_documents": len(kept),
         "removed_documents": len(held.keys() - wanted.keys()),
         "embedder": name,
@@ -149,16 +159,6 @@ def cached_embedder(settings: Settings, progress: Progress) -> Embedder | None:
     if embedder is None:
         return None
     return CachedEmbedder(embedder, settings.home / "cache" / "embeddings.db", progress)
-
-
-def dataset_of(
-    document_rows: Rows, chunk_rows: Rows, seed: int, corrected: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
-    """Split into training texts, held-out texts and questions; corrections come on top."""
-    documents = [Document.from_dict(row) for row in document_rows]
-    chunks = [Chunk.from_dict(row) for row in chunk_rows]
-    corrections = [Correction.from_dict(row) for row in corrected]
-    return make_dataset(documents, chunks, seed, corrections).to_dict()
 
 
 def evaluate(

@@ -18,6 +18,8 @@ from llm_twin.errors import TwinError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from zenml.models import PipelineRunResponse
+
     from llm_twin.settings import Settings
 
 MODEL = "llm-twin"
@@ -44,9 +46,14 @@ def prepare(settings: Settings) -> None:
             "ZENML_LOGGING_COLORS_DISABLED": "true",
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
             "TOKENIZERS_PARALLELISM": "false",
+            "SAGEMAKER_SUPPRESS_V2_WARNING": "1",
         }
     )
     os.environ.setdefault("ZENML_LOGGING_VERBOSITY", "CRITICAL")
+    if settings.zenml_url:
+        os.environ["ZENML_STORE_URL"] = settings.zenml_url.rstrip("/")
+        if settings.zenml_key:
+            os.environ["ZENML_STORE_API_KEY"] = settings.zenml_key
 
 
 class StoreDead(TwinError):
@@ -67,7 +74,7 @@ def store_errors(settings: Settings) -> Iterator[None]:
         raise
     except Exception as error:
         # Of all that a training run loads, only ZenML uses these two.
-        for one in _causes(error):
+        for one in causes(error):
             if type(one).__module__.split(".")[0] in ("sqlalchemy", "requests"):
                 raise StoreDead(
                     f"ZenML's database cannot be used ({getattr(one, 'orig', type(one).__name__)})",
@@ -77,7 +84,8 @@ def store_errors(settings: Settings) -> Iterator[None]:
         raise
 
 
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and all that led to it."""
     found: list[BaseException] = []
     cause: BaseException | None = error
     while cause and cause not in found:
@@ -105,23 +113,33 @@ def set_up_alerter(settings: Settings, *, direct: bool | None = None) -> str:
 def end_dead_runs() -> int:
     """Mark runs that a killed process left running as failed; return how many.
 
-    Only call this while holding the lock that keeps a second training run away.
+    Only call this while holding the lock that keeps a second training run away. Where a server
+    keeps the history, nothing is marked: what runs there may be others', or jobs elsewhere.
     """
+    from zenml.client import Client
+    from zenml.enums import StoreType
+
+    client = Client()
+    if client.zen_store.type == StoreType.REST:
+        return 0
+    alive = ("running", "initializing", "provisioning")
+    dead = [run for state in alive for run in client.list_pipeline_runs(status=state).items]
+    for run in dead:
+        end_run(run)
+    return len(dead)
+
+
+def end_run(run: PipelineRunResponse) -> None:
+    """Mark a run and what is unfinished of it as failed."""
     from zenml.client import Client
     from zenml.enums import ExecutionStatus
     from zenml.models import PipelineRunUpdate, StepRunUpdate
 
-    client = Client()
-    alive = ("running", "initializing", "provisioning")
-    dead = [run for state in alive for run in client.list_pipeline_runs(status=state).items]
-    for run in dead:
-        for step in run.steps.values():
-            if not step.status.is_finished:
-                client.zen_store.update_run_step(
-                    step.id, StepRunUpdate(status=ExecutionStatus.FAILED)
-                )
-        client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED))
-    return len(dead)
+    store = Client().zen_store
+    for step in run.steps.values():
+        if not step.status.is_finished:
+            store.update_run_step(step.id, StepRunUpdate(status=ExecutionStatus.FAILED))
+    store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED))
 
 
 def set_production(version: str) -> None:

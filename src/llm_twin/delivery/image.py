@@ -33,6 +33,9 @@ LATEST = "latest"
 MAIN = "main"
 UNTAGGABLE = re.compile(r"[^A-Za-z0-9_.-]+")
 
+TRAIN = "train"
+"""The stage of the Dockerfile that training jobs run in; it is not deployed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -133,7 +136,8 @@ def build_push(
     done.digest, done.reference = digest, str(ref.pinned(digest))
     with done.timed("tags"):
         done.tags = [ref.tag, *_move_tags(registry, ref.pinned(digest), sources)]
-    _remember(settings.home, done)
+    if options.target != TRAIN:
+        _remember(settings.home, done)
     return done
 
 

@@ -110,6 +110,14 @@ def collection(registry: Registry, root: Path, *more: Task[Any]) -> Collection:
     return namespace
 
 
+def beside(namespace: Collection, name: str, *tasks: Task[Any]) -> None:
+    """Put tasks beside one of the namespace: ``name`` goes on to be it, ``name.other`` is more."""
+    own = namespace.tasks.pop(name)
+    together = Collection(name, *tasks)
+    together.add_task(own, default=True)
+    namespace.add_collection(together)
+
+
 def _task(
     function: Callable[..., None], name: str, kind: type[Task[Any]] = Task, **options: Any
 ) -> Task[Any]:

@@ -1,4 +1,4 @@
-"""``loop.db``: one row for each turn of the loop, and what its steps cost.
+"""``loop.db``: one row for each turn of the loop or other training, and what their steps cost.
 
 A row is committed to the disk before a call returns, so that whoever resumes a turn finds what was
 decided, and the day's budget counts what a killed step had set aside.
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FAILED, CUT_SHORT = "failed", "cut short"
+TRAINED = ("promoted", "refused")
+"""How a request for training ends when there was one; see ``loop.requests``."""
+UNCHANGED = "unchanged"
 COLUMNS = "run, began, ended, outcome, reason, facts"
 MIGRATIONS = (
     """
@@ -30,6 +33,15 @@ MIGRATIONS = (
     );
     CREATE INDEX spending_by_time ON spending (at);
     CREATE INDEX spending_by_run ON spending (run)
+    """,
+    """
+    CREATE TABLE request (
+        run TEXT PRIMARY KEY, asked REAL NOT NULL, cause TEXT NOT NULL, corpus TEXT NOT NULL,
+        profile TEXT NOT NULL, training TEXT NOT NULL, began REAL, ended REAL,
+        outcome TEXT NOT NULL, reason TEXT NOT NULL
+    );
+    CREATE INDEX request_by_time ON request (asked);
+    CREATE INDEX request_by_training ON request (training)
     """,
 )
 
@@ -137,10 +149,17 @@ class Audit:
         return self._turns("1 ORDER BY began DESC LIMIT ?", limit)
 
     def last_end(self, besides: str) -> float | None:
-        """When a turn ended last that did not fail or die; another than that of a run."""
+        """When a turn, or another training, ended last; without those that failed or died.
+
+        Args:
+            besides: a run that does not count.
+
+        """
         row = self.db.execute(
-            "SELECT max(ended) FROM turn WHERE run != ? AND outcome NOT IN (?, ?)",
-            (besides, FAILED, CUT_SHORT),
+            "SELECT max(ended) FROM ("
+            " SELECT ended FROM turn WHERE run != ?1 AND outcome NOT IN (?2, ?3)"
+            " UNION ALL SELECT ended FROM request WHERE run != ?1 AND outcome IN (?4, ?5))",
+            (besides, FAILED, CUT_SHORT, *TRAINED),
         ).fetchone()
         return None if row[0] is None else float(row[0])
 
@@ -153,11 +172,11 @@ class Audit:
 
     # Spending
 
-    def reserve(self, run: str, step: str, now: float, cpu: float) -> int:
+    def reserve(self, run: str, step: str, now: float, cpu: float, dollars: float = 0.0) -> int:
         """Set aside what a step may cost, before it starts; returns the row to settle."""
         cursor = self.db.execute(
-            "INSERT INTO spending (run, step, at, cpu, tokens, dollars) VALUES (?, ?, ?, ?, 0, 0)",
-            (run, step, now, cpu),
+            "INSERT INTO spending (run, step, at, cpu, tokens, dollars) VALUES (?, ?, ?, ?, 0, ?)",
+            (run, step, now, cpu, dollars),
         )
         return int(cursor.lastrowid or 0)
 

@@ -1,4 +1,4 @@
-"""What the loop may cost in a day, and how soon it may turn again.
+"""What training may cost in a day, whatever asked for it, and how soon there may be more.
 
 A day is the last 24 hours, so that there is no midnight at which twice as much may be spent.
 """
@@ -23,7 +23,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What the turns of a day may cost together.
+    """What the turns and other trainings of a day may cost together.
 
     Attributes:
         cpu: seconds of processors; where training uses a GPU, the seconds that wait for it too.
@@ -37,13 +37,13 @@ class Limits:
     dollars: float
 
 
-def refusal(audit: Audit, limits: Limits, planned: float, now: float) -> str:
-    """Why a turn that plans so many CPU seconds may not begin today; "" if it may."""
+def refusal(audit: Audit, limits: Limits, planned: float, now: float, dollars: float = 0.0) -> str:
+    """Why what plans so many CPU seconds, and dollars, may not begin today; "" if it may."""
     spent = audit.spent_since(now - DAY)
     used = (
         ("CPU seconds", spent.cpu + planned, limits.cpu),
         ("tokens", spent.tokens, limits.tokens),
-        ("dollars", spent.dollars, limits.dollars),
+        ("dollars", spent.dollars + dollars, limits.dollars),
     )
     over = [f"{value:,.2f} of {most:,.2f} {name}" for name, value, most in used if value > most]
     return f"the day's budget does not suffice: {', '.join(over)}" if over else ""
@@ -60,25 +60,37 @@ def resting(audit: Audit, run: str, cooldown: float, now: float) -> str:
 
 @dataclass
 class Meter:
-    """What a step costs besides processors, told as it goes."""
+    """What a step costs besides processors, told as it goes.
+
+    Attributes:
+        tokens: of models that were asked.
+        dollars: for whatever has a price.
+        least: CPU seconds that count anyway: what a killed process used, nobody is told.
+        begun: CPU seconds when it began.
+
+    """
 
     tokens: int = 0
     dollars: float = 0.0
+    least: float = 0.0
     begun: float = field(default_factory=lambda: cpu_seconds())
 
     @property
     def spent(self) -> Spent:
         """All of it, until now."""
-        return Spent(cpu_seconds() - self.begun, self.tokens, self.dollars)
+        cpu = max(self.least, cpu_seconds() - self.begun)
+        return Spent(cpu, self.tokens, self.dollars)
 
 
 @contextlib.contextmanager
-def metered(audit: Audit, run: str, step: str, planned: float = 0.0) -> Iterator[Meter]:
+def metered(
+    audit: Audit, run: str, step: str, planned: float = 0.0, dollars: float = 0.0
+) -> Iterator[Meter]:
     """Write down what a block costs, also when it fails.
 
     Killed inside, it counts as what was planned.
     """
-    row = audit.reserve(run, step, time.time(), planned)
+    row = audit.reserve(run, step, time.time(), planned, dollars)
     meter = Meter()
     try:
         yield meter

@@ -133,6 +133,7 @@ def carry_out(settings: Settings, wish: Request, tell: Tell) -> None:
             tell(f"curated feedback: {curated} versions of it held it")
         gone = purge.traces(settings, needles)
         tell(f"traces: {', '.join(f'{n} {kind}' for kind, n in gone.items()) or 'held nothing'}")
+        purge.features(settings, set(wish.documents))
         purge.caches(home, set(wish.documents))
         tell(f"caches and artifacts: {len(purge.files(settings, needles))} files held it")
         if left := purge.left(settings, needles):

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm_twin.corpus.document import Document
 from llm_twin.corpus.forgotten import FILE
+from llm_twin.ct import place
 from llm_twin.errors import BusyError, NotReadyError
 from llm_twin.flow.blobs import Blobs
 from llm_twin.loop.texts import bundle_folders, chunks_in
 from llm_twin.model import durable, feedback
 from llm_twin.model.bundles import BUILDING, MANIFEST, Bundle, Bundles
-from llm_twin.retrieval import open_index
+from llm_twin.retrieval import open_embedder, open_index
 from llm_twin.retrieval.sqlite import SqliteIndex
 
 if TYPE_CHECKING:
@@ -141,9 +142,23 @@ def curated(home: Path, needles: Needles) -> int:
     )
 
 
+def features(settings: Settings, documents: set[str]) -> None:
+    """Take documents out of the index of `invoke features`, and forget what it worked out."""
+    path, cache = place.path_of(settings), settings.home / "cache"
+    if path.is_file():
+        _without(path, documents)
+    elif settings.index_url and (cache / "features.db").exists():
+        with closing(place.open_at(settings, open_embedder(settings, str))) as index:
+            index.delete_documents(sorted(documents))
+    for name in ("prepared.db", "features.db"):
+        for end in ("", *durable.SQLITE_SIDE_FILES):
+            (cache / f"{name}{end}").unlink(missing_ok=True)
+
+
 def caches(home: Path, documents: set[str]) -> None:
-    """Forget extracted documents, vectors of passages that no index holds, and clones."""
-    shutil.rmtree(home / "cache" / "git", ignore_errors=True)
+    """Forget extracted documents, vectors of passages that no index holds, clones, checkpoints."""
+    for name in ("cache/git", "checkpoints"):
+        shutil.rmtree(home / name, ignore_errors=True)
     cached, vectors = home / "cache" / "documents.db", home / "cache" / "embeddings.db"
     if cached.is_file():
         with _rewritten(cached) as db:

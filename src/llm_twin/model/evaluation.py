@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llm_twin.model.questions import Question
 
 SEARCHED = 20
+SMALL = 50_000_000
+"""Weights up to which the untrained network is a yardstick worth its cost."""
 
 
 def evaluate_language(model: LocalModel, dataset: Dataset) -> dict[str, Any]:
@@ -59,19 +61,23 @@ def baselines(model: LocalModel, train: Sequence[str], heldout: Sequence[str]) -
     vocabulary = len(model.tokenizer)
     unigram, trigram = Unigram(learned, vocabulary), Trigram(learned, vocabulary)
     return {
-        "untrained": sum(map(sum, _untrained(model).token_bits(judged))) / characters,
+        **_untrained(model, judged, characters),
         "unigram": sum(map(unigram.bits, judged)) / characters,
         "trigram": sum(map(trigram.bits, judged)) / characters,
     }
 
 
-def _untrained(model: LocalModel) -> LocalModel:
+def _untrained(model: LocalModel, judged: Sequence[list[int]], characters: int) -> dict[str, float]:
+    """What the same network said before it learned anything; not of one as large as a base."""
     from llm_twin.model import runtime
     from llm_twin.model.language_model import LocalModel
 
+    if model.network.num_parameters() > SMALL:
+        return {}
     with runtime.seeded(0):
         network = type(model.network)(model.network.config)
-    return LocalModel(network, model.tokenizer)
+    bits = LocalModel(network, model.tokenizer).token_bits(judged)
+    return {"untrained": sum(map(sum, bits)) / characters}
 
 
 def evaluate_retrieval(

@@ -1,50 +1,33 @@
 """The gate: is the candidate better, worse, or is there too little to tell?
 
-Both models answer the same items, so their per-item differences are compared: a bootstrap interval
-of the mean difference (99 %, seeded) that excludes zero is a verdict, anything else is "cannot
-tell". Under eight items there is never a verdict: even a perfect record would be luck too often.
+Both models answer the same items, so their per-item differences are compared (see ``paired``).
+Which figures decide, from which difference on, and under which a model is never served, says the
+profile's ``gate``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llm_twin.errors import ConfigError
+from llm_twin.model.paired import Comparison, compare
+from llm_twin.model.rule import GROUPS, Group, check, there_are
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from llm_twin.model import profile
 
-Word = Literal["better", "worse", "cannot tell"]
-CONFIDENCE = 0.99
-FEWEST_ITEMS = 8
-RESAMPLES = 4000
+__all__ = ["Comparison", "Verdict", "check", "compare", "gate"]
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the items say about candidate minus production.
-
-    Attributes:
-        verdict: seen from the candidate.
-        difference: mean of candidate minus production, in the items' own unit.
-        low: lower end of its 99 % interval.
-        high: upper end.
-        n: how many items were paired.
-        needed: about how many items would tell a difference of this size four times in five;
-            None when the difference is exactly zero.
-
-    """
-
-    verdict: Word
-    difference: float
-    low: float
-    high: float
-    n: int
-    needed: int | None
+SAID = {
+    "better": "the candidate is better",
+    "worse": "the candidate is worse",
+    "cannot tell": "too close to tell",
+}
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -56,176 +39,210 @@ class Verdict:
         verdict: the overall word; ``first`` when there is no production model, ``below the floor``
             when the candidate may not be served whatever production is like.
         reasons: sentences with numbers, for a person.
+        compared: what each group that decides says, by the group's name.
 
     """
 
     promote: bool
     verdict: str
     reasons: list[str]
+    compared: dict[str, Comparison] = field(default_factory=dict)
 
-
-def compare(
-    candidate: Sequence[float],
-    production: Sequence[float],
-    higher_is_better: bool,
-    *,
-    margin: float = 0.0,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two models item by item; the sequences are aligned.
-
-    Args:
-        candidate: one value per item.
-        production: the values of the same items.
-        higher_is_better: True for hits, False for bits.
-        margin: a mean difference smaller than this never makes a verdict.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: the sequences have different lengths.
-
-    """
-    import numpy as np
-
-    if len(candidate) != len(production):
-        raise ValueError("candidate and production must hold the same items")
-    differences = np.asarray(candidate, dtype=np.float64) - np.asarray(production, dtype=np.float64)
-    count = len(differences)
-    if not count:
-        return Comparison("cannot tell", 0.0, 0.0, 0.0, 0, None)
-    mean = float(differences.mean())
-    low, high = _interval(differences, seed)
-    told = count >= FEWEST_ITEMS and (low > 0 or high < 0) and abs(mean) >= margin
-    word: Word = "cannot tell"
-    if told:
-        word = "better" if (mean > 0) == higher_is_better else "worse"
-    return Comparison(word, mean, low, high, count, _needed(differences))
-
-
-def _interval(differences: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """Percentile bootstrap, widened by sqrt(n/(n-1)) because resampling shrinks the spread."""
-    import numpy as np
-
-    count, mean = len(differences), float(differences.mean())
-    random = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 100):
-        picks = random.integers(0, count, size=(100, count))
-        means[start : start + 100] = differences[picks].mean(axis=1)
-    widened = mean + (means - mean) * math.sqrt(count / max(1, count - 1))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(widened, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _needed(differences: NDArray[np.float64]) -> int | None:
-    mean = float(differences.mean())
-    if mean == 0:
-        return None
-    normal = NormalDist()
-    reach = normal.inv_cdf(1 - (1 - CONFIDENCE) / 2) + normal.inv_cdf(0.8)
-    spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    return max(FEWEST_ITEMS, math.ceil((reach * spread / abs(mean)) ** 2))
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
 
 
 def gate(
     candidate: Mapping[str, Any],
     production: Mapping[str, Any] | None,
-    floor: float,
+    rule: profile.Gate,
     *,
     data_changed: bool,
-    margin: float = 0.1,
 ) -> Verdict:
     """Decide whether the candidate goes to production.
 
     Args:
-        candidate: ``{"language": evaluate_language(...), "retrieval": evaluate_retrieval(...)}``.
-        production: the same for the served model, measured on the same held-out texts and
-            questions; None when nothing is served yet.
-        floor: least hit@5 that may be served.
+        candidate: figures by group (see ``GROUPS``), each with ``n`` and ``items``, a list of
+            ``{"id", "value"}``; ``{"language": evaluate_language(...), ...}``.
+        production: the same for the served model, measured on the same items; None or empty when
+            nothing is served yet.
+        rule: what decides. The default margin of 0.1 bits per character is what training again on
+            the same corpus can differ by anyway (measured: 2.39 to 2.48 over seeds and threads).
         data_changed: fresh texts or corrections are worth serving when nothing got worse.
-        margin: bits per character that training again on the same corpus can differ by anyway
-            (measured: 2.39 to 2.48 over seeds and threads), so no verdict.
+
+    Raises:
+        ConfigError: the rule names a group or figure that there is not.
 
     """
-    failures = _floor_failures(candidate, floor)
+    check(rule)
+    failures, passed, unjudged = _judge_floors(candidate, rule.floors)
+    failures = [*_beaten_by_unigram(candidate), *failures, *_not_numbers(candidate)]
     if failures:
         return Verdict(False, "below the floor", failures)
-    if production is None:
-        return Verdict(True, "first", _first_reasons(candidate, floor))
-    language = _paired(candidate, production, "language", margin)
-    retrieval = _paired(candidate, production, "retrieval", 0.0)
-    reasons = [
-        _sentence("Held-out text", language, "bits per character"),
-        _sentence("Retrieval", retrieval, "reciprocal rank"),
-    ]
-    words = {language.verdict, retrieval.verdict}
+    if not production:
+        beats = _beats_unigram(candidate)
+        reasons = ["It is the first model.", *beats, *passed, *unjudged]
+        return Verdict(True, "first", reasons)
+    compared, reasons = _compare_groups(candidate, production, rule)
+    reasons += unjudged
+    words = {result.verdict for result in compared.values()}
     if "worse" in words:
-        return Verdict(False, "worse", reasons)
+        return Verdict(False, "worse", reasons, compared)
     if "better" in words:
-        return Verdict(True, "better", reasons)
+        return Verdict(True, "better", reasons, compared)
     reasons.append(
         "Texts or feedback changed and nothing got measurably worse, so what is fresh is served."
         if data_changed
         else "Texts and feedback are the same, so the model in production stays."
     )
-    return Verdict(data_changed, "cannot tell", reasons)
+    return Verdict(data_changed, "cannot tell", reasons, compared)
 
 
-def _first_reasons(candidate: Mapping[str, Any], floor: float) -> list[str]:
-    language, retrieval = candidate["language"], candidate["retrieval"]
-    found = (
-        f"Retrieval finds the right document among five for {retrieval['hit@5']:.0%} of "
-        f"{retrieval['n']} questions (floor {floor:.0%})."
-    )
+def _beaten_by_unigram(candidate: Mapping[str, Any]) -> list[str]:
+    language = candidate.get("language") or {}
+    if "unigram" not in language or language["bits_per_character"] < language["unigram"]:
+        return []
     return [
-        "It is the first model.",
-        f"Its {language['bits_per_character']:.3f} bits per character beat the unigram "
-        f"baseline's {language['unigram']:.3f}.",
-        found if retrieval["n"] else "Retrieval is not judged: there are no questions.",
+        f"Its {language['bits_per_character']:.3f} bits per character do not beat the unigram "
+        f"baseline's {language['unigram']:.3f}."
     ]
 
 
-def _floor_failures(candidate: Mapping[str, Any], floor: float) -> list[str]:
-    language, retrieval = candidate["language"], candidate["retrieval"]
-    reasons = []
-    if not language["bits_per_character"] < language["unigram"]:
-        reasons.append(
-            f"Its {language['bits_per_character']:.3f} bits per character do not beat the unigram "
-            f"baseline's {language['unigram']:.3f}."
+def _beats_unigram(candidate: Mapping[str, Any]) -> list[str]:
+    language = candidate.get("language") or {}
+    if "unigram" not in language:
+        return []
+    return [
+        f"Its {language['bits_per_character']:.3f} bits per character beat the unigram "
+        f"baseline's {language['unigram']:.3f}."
+    ]
+
+
+def _judge_floors(
+    candidate: Mapping[str, Any], floors: Mapping[str, float]
+) -> tuple[list[str], list[str], list[str]]:
+    """Sentences on floors that do not hold, that hold, and that nothing is known of."""
+    failures, passed, unjudged = [], [], []
+    for name, least in floors.items():
+        group = candidate.get(name.partition(".")[0])
+        known = GROUPS[name.partition(".")[0]]
+        if group is None:
+            failures.append(f"{name} was not measured, so its floor of {least:g} is not known met.")
+        elif group.get("n") == 0:
+            unjudged.append(f"{known.subject} is not judged: there are no {known.items}.")
+        elif (value := _figure(group, name)) is None:
+            why = group.get("why") or "it cannot be told"
+            unjudged.append(f"{known.subject} is not judged: {why}.")
+        elif value >= least:
+            passed.append(_floor_sentence(name, value, least, group, met=True))
+        else:
+            failures.append(_floor_sentence(name, value, least, group, met=False))
+    return failures, passed, list(dict.fromkeys(unjudged))
+
+
+def _figure(group: Mapping[str, Any], name: str) -> float | None:
+    """The value behind a dotted name, whose first part is the group; None: it cannot be told.
+
+    Raises:
+        ConfigError: there is none.
+
+    """
+    value: Any = group
+    for part in name.split(".")[1:]:
+        value = value.get(part, "") if isinstance(value, dict) else ""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        figures = [key for key, own in group.items() if isinstance(own, int | float)]
+        raise ConfigError("there is no such figure", f"gate.floors.{name}", there_are(figures))
+    return float(value)
+
+
+def _floor_sentence(
+    name: str, value: float, least: float, group: Mapping[str, Any], *, met: bool
+) -> str:
+    if name == "retrieval.hit@5":
+        found = "Retrieval finds the right document among five for"
+        if met:
+            return f"{found} {value:.0%} of {group['n']} questions (floor {least:.0%})."
+        return (
+            f"{found} only {value:.0%} of {group['n']} questions, under the floor of {least:.0%}."
         )
-    if retrieval["n"] and retrieval["hit@5"] < floor:
-        reasons.append(
-            f"Retrieval finds the right document among five for only {retrieval['hit@5']:.0%} of "
-            f"{retrieval['n']} questions, under the floor of {floor:.0%}."
-        )
-    return reasons
+    if met:
+        return f"{name} is {value:.3f} (floor {least:g})."
+    return f"{name} is only {value:.3f}, under the floor of {least:g}."
+
+
+def _not_numbers(candidate: Mapping[str, Any]) -> list[str]:
+    """Sentences on measured values that are infinite or not a number; of many, the first."""
+    names = [name for group in GROUPS for name in _strange(candidate.get(group), group)]
+    reasons = [f"{name} is not a number." for name in names[:MOST_NAMED]]
+    more = len(names) - MOST_NAMED
+    return [*reasons, f"Nor are {more} more."] if more > 0 else reasons
+
+
+def _strange(value: Any, name: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, own in value.items():
+            yield from _strange(own, f"{name}.{key}")
+    elif isinstance(value, list):
+        for at, own in enumerate(value):
+            yield from _strange(own, f"{name}[{at}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield name
+
+
+def _compare_groups(
+    candidate: Mapping[str, Any], production: Mapping[str, Any], rule: profile.Gate
+) -> tuple[dict[str, Comparison], list[str]]:
+    compared, reasons, missing = {}, [], []
+    for name, margin in rule.margins.items():
+        known = GROUPS[name]
+        if absent := _absent(candidate, production, name):
+            missing.append(f"{known.subject} is not compared: {absent}.")
+            continue
+        compared[name] = _paired(candidate[name], production[name], name, margin, rule.confidence)
+        reasons.append(_sentence(known, compared[name], rule.confidence))
+    return compared, [*reasons, *missing]
+
+
+def _absent(candidate: Mapping[str, Any], production: Mapping[str, Any], group: str) -> str:
+    """Why a group cannot be compared; "" when it can."""
+    sides = (("the candidate", candidate), ("production", production))
+    without = [side for side, metrics in sides if "items" not in (metrics.get(group) or {})]
+    if without:
+        return f"it was not measured for {' and '.join(without)}"
+    if any(_strange(production[group]["items"], group)):
+        return "production's values are not all numbers"
+    return ""
 
 
 def _paired(
-    candidate: Mapping[str, Any], production: Mapping[str, Any], part: str, margin: float
+    candidate: Mapping[str, Any],
+    production: Mapping[str, Any],
+    group: str,
+    margin: float,
+    confidence: float,
 ) -> Comparison:
     """Compare the items that both models answered, matched by id."""
-    ours = {item["id"]: item["value"] for item in candidate[part]["items"]}
-    theirs = {item["id"]: item["value"] for item in production[part]["items"]}
+    ours = {item["id"]: item["value"] for item in candidate["items"]}
+    theirs = {item["id"]: item["value"] for item in production["items"]}
     shared = [name for name in ours if name in theirs]
     return compare(
         [ours[name] for name in shared],
         [theirs[name] for name in shared],
-        higher_is_better=part == "retrieval",
+        higher_is_better=GROUPS[group].higher_is_better,
         margin=margin,
+        confidence=confidence,
     )
 
 
-def _sentence(subject: str, result: Comparison, unit: str) -> str:
-    said = {
-        "better": "the candidate is better",
-        "worse": "the candidate is worse",
-        "cannot tell": "too close to tell",
-    }[result.verdict]
+def _sentence(group: Group, result: Comparison, confidence: float) -> str:
     sentence = (
-        f"{subject}: {said}, {result.difference:+.3f} {unit} on {result.n} items "
-        f"(99 % interval {result.low:+.3f} to {result.high:+.3f})"
+        f"{group.subject}: {SAID[result.verdict]}, {result.difference:+.3f} {group.unit} on "
+        f"{result.n} items ({confidence * 100:.4g} % interval {result.low:+.3f} to "
+        f"{result.high:+.3f})"
     )
     if result.verdict == "cannot tell" and result.needed and result.needed > result.n:
         sentence += f"; about {result.needed} items would tell"

@@ -1,4 +1,4 @@
-"""A Llama from scratch on the author's passages, within a budget of CPU seconds.
+"""A Llama from scratch on the author's passages, within a budget.
 
 A short plain loop: Muon for the hidden matrices and AdamW for embeddings and norms (measured to cut
 the perplexity by a third against AdamW alone at equal cost). A slice of the training passages is
@@ -7,33 +7,27 @@ set aside to keep the best weights, so a small corpus is not learned past its be
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_twin.corpus.document import content_id
-from llm_twin.model.budget import Budget, Progress, Reporter
-from llm_twin.model.tokenizer import encode
+from llm_twin.model.phase import check_number, check_weights
+from llm_twin.model.validation import CONTEXT, Keeper, loss_of, streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
     from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-CONTEXT = 256
+    from llm_twin.model.phase import Phase
+
+    Optimizers = list[tuple[torch.optim.Optimizer, float]]
+
+STATE_FILE = "state.pt"
 BATCH_TOKENS = 2048
-VALIDATION_SHARE = 0.04
-VALIDATION_TOKENS = 8192
-CHECKS = 12
-"""How often at most the validation slice is scored."""
-CHECK_SHARE = 0.05
-"""How much of the time that may cost, about."""
-FIRST_CHECK = 0.25
-MOST_EPOCHS = 9
-"""Going on longer, other documents are predicted worse: measured, see docs/decisions."""
 WARM_UP = 0.05
 MUON_RATE, ADAM_RATE = 0.02, 0.007
 
@@ -64,6 +58,8 @@ class PretrainReport:
         cpu_seconds: used.
         validation: bits per token on the slice, at the kept weights.
         best_step: after which the weights were kept.
+        stopped_by: ``epochs``, ``tokens``, ``time`` or ``patience``.
+        tokens_per_second: of the wall, in the process that ended it.
 
     """
 
@@ -72,6 +68,8 @@ class PretrainReport:
     cpu_seconds: float
     validation: float
     best_step: int
+    stopped_by: str = ""
+    tokens_per_second: float = 0.0
 
 
 def new_network(
@@ -100,66 +98,117 @@ def pretrain(
     network: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
-    budget: Budget,
-    progress: Progress,
-    seed: int = 0,
+    phase: Phase,
 ) -> PretrainReport:
-    """Train in place until the budget or nine epochs are spent; end with the best weights."""
+    """Train in place until the budget or the epochs are spent; end with the best weights.
+
+    Raises:
+        TwinError: the loss is not a number.
+
+    """
     import torch
 
-    learn, check = _streams(tokenizer, texts)
-    random = torch.Generator().manual_seed(seed)
+    learn, check = streams(tokenizer, texts)
+    random = torch.Generator().manual_seed(phase.seed)
     optimizers = _optimizers(network)
-    keeper = Keeper(network, check, budget)
-    reporter = Reporter("pretrain", progress, budget)
+    keeper = Keeper(network, check, phase.budget, phase.training.precision)
+    reporter = phase.reporter()
     size = min(CONTEXT, len(learn) - 1)
     rows = max(1, BATCH_TOKENS // size)
-    step, done = 0, 0.0
+    whole = phase.training.pretrain.epochs * len(learn)
+    step, done, patience = 0, 0.0, phase.training.stopping.patience
+    if found := phase.resume():
+        step, done = _load(found[0], network, optimizers, keeper, random)
+        reporter.resumed(step, done)
+    first = step
     network.train()
-    while done < 1:
+    while done < 1 and not (patience and keeper.worse >= patience):
+        rate = _schedule(done)
         for optimizer, peak in optimizers:
-            _set_rate(optimizer, peak * _schedule(done))
-        loss = _step(network, _batch(learn, rows, size, random), optimizers)
+            _set_rate(optimizer, peak * rate)
+        batch = _batch(learn, rows, size, random).to(phase.device)
+        loss = _step(network, batch, optimizers, phase.training.precision)
         step += 1
-        done = max(budget.fraction, step * rows * size / (MOST_EPOCHS * len(learn)))
-        reporter.step(step, loss)
-        keeper.look(step, done)
+        check_number(loss, step, phase.name)
+        phase.budget.take(rows * size)
+        done = 1.0 if phase.budget.spent else phase.budget.fraction
+        done = min(1.0, max(done, step * rows * size / whole))
+        reporter.step(step, loss, done, MUON_RATE * rate)
+        if keeper.look(step, done):
+            reporter.evaluated(step, keeper.last * math.log(2))
+        if done < 1 and phase.shelf.due:
+            check_weights(network.parameters(), step, phase.name)
+            _save(phase, network, optimizers, keeper, random, step, done)
     keeper.restore()
-    return PretrainReport(step, step * rows * size, budget.used, keeper.best, keeper.best_step)
+    stopped = phase.budget.spent or ("epochs" if done >= 1 else "patience")
+    return PretrainReport(
+        step,
+        phase.budget.seen,
+        phase.budget.cpu_seconds,
+        keeper.best,
+        keeper.best_step,
+        stopped,
+        reporter.speed if step > first else 0.0,
+    )
 
 
-def _step(
-    network: LlamaForCausalLM, rows: Tensor, optimizers: list[tuple[torch.optim.Optimizer, float]]
-) -> float:
+def _save(
+    phase: Phase,
+    network: LlamaForCausalLM,
+    optimizers: Optimizers,
+    keeper: Keeper,
+    random: torch.Generator,
+    step: int,
+    done: float,
+) -> None:
+    """Write a checkpoint with all that the loop above goes on from."""
+    import torch
+
+    building = phase.shelf.begin()
+    state = {
+        "network": network.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer, _ in optimizers],
+        "random": random.get_state(),
+        "torch": torch.get_rng_state(),
+        "keeper": keeper.state(),
+        "step": step,
+        "done": done,
+    }
+    torch.save(state, building / STATE_FILE)
+    phase.shelf.commit(building, step, {"step": step, "budget": phase.budget.state()})
+
+
+def _load(
+    folder: Path,
+    network: LlamaForCausalLM,
+    optimizers: Optimizers,
+    keeper: Keeper,
+    random: torch.Generator,
+) -> tuple[int, float]:
+    """Reverse of ``_save``; return the step and the share that was done."""
+    import torch
+
+    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    for (optimizer, _), saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    random.set_state(state["random"])
+    torch.set_rng_state(state["torch"])
+    keeper.load(state["keeper"])
+    return state["step"], state["done"]
+
+
+def _step(network: LlamaForCausalLM, rows: Tensor, optimizers: Optimizers, precision: str) -> float:
     """Learn from one batch and return its loss in nats per token."""
     import torch
 
-    loss = _loss(network, rows)
+    loss = loss_of(network, rows, precision)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     for optimizer, _ in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
-
-
-def _streams(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Two rows of tokens, each passage begun by bos: to learn from, and to keep the best by.
-
-    The second is one run of neighbouring passages, so that it is about something the first is
-    hardly about: passages scattered over known documents would not show overfitting to them.
-    """
-    import torch
-
-    passages = [[tokenizer.bos_token_id, *ids] for ids in encode(tokenizer, texts) if ids]
-    room = min(int(VALIDATION_SHARE * sum(map(len, passages))), VALIDATION_TOKENS)
-    first = min(range(len(texts)), key=lambda place: content_id(texts[place])) % len(passages)
-    last = first
-    while last < len(passages) and sum(map(len, passages[first : last + 1])) <= room:
-        last += 1
-    learn = [token for ids in passages[:first] + passages[last:] for token in ids]
-    check = [token for ids in passages[first:last] for token in ids]
-    return torch.tensor(learn), torch.tensor(check or learn[:VALIDATION_TOKENS])
 
 
 def _batch(stream: Tensor, rows: int, size: int, random: torch.Generator) -> Tensor:
@@ -170,15 +219,7 @@ def _batch(stream: Tensor, rows: int, size: int, random: torch.Generator) -> Ten
     return stream[starts + torch.arange(size + 1)]
 
 
-def _loss(network: LlamaForCausalLM, rows: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of each row's tokens after its first."""
-    import torch.nn.functional as functional
-
-    logits = network(input_ids=rows[:, :-1], use_cache=False).logits
-    return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-
-
-def _optimizers(network: LlamaForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
+def _optimizers(network: LlamaForCausalLM) -> Optimizers:
     """Muon for the matrices between layers, AdamW for the rest, each with its peak rate."""
     import torch
 
@@ -201,48 +242,3 @@ def _schedule(fraction: float) -> float:
     if fraction < WARM_UP:
         return max(0.1, fraction / WARM_UP)
     return 1.0 - 0.95 * (fraction - WARM_UP) / (1 - WARM_UP)
-
-
-class Keeper:
-    """Scores the validation slice now and then and remembers the best weights."""
-
-    def __init__(self, network: LlamaForCausalLM, stream: Tensor, budget: Budget) -> None:
-        self.network, self.stream, self.budget = network, stream, budget
-        self.best, self.best_step = math.inf, 0
-        self._weights = copy.deepcopy(network.state_dict())
-        self._next = FIRST_CHECK
-
-    def look(self, step: int, done: float) -> None:
-        """Score if it is time to, and keep the weights if they are the best so far.
-
-        Args:
-            step: steps taken.
-            done: share of the training, from 0 to 1; at 1 it always scores.
-
-        """
-        if done < min(self._next, 1):
-            return
-        before = self.budget.used
-        bits = self._bits()
-        cost = done * (self.budget.used - before) / max(before, 1e-9)
-        self._next = done + max(1 / CHECKS, cost / CHECK_SHARE)
-        if bits < self.best:
-            self.best, self.best_step = bits, step
-            self._weights = copy.deepcopy(self.network.state_dict())
-
-    def restore(self) -> None:
-        self.network.load_state_dict(self._weights)
-
-    def _bits(self) -> float:
-        import torch
-
-        size = min(CONTEXT, len(self.stream) - 1)
-        whole = (len(self.stream) - 1) // size
-        starts = torch.arange(whole)[:, None] * size
-        rows = self.stream[starts + torch.arange(size + 1)]
-        self.network.train(False)
-        with torch.inference_mode():
-            parts = torch.split(rows, 16)
-            losses = [float(_loss(self.network, part)) * len(part) for part in parts]
-        self.network.train()
-        return sum(losses) / len(rows) / math.log(2)

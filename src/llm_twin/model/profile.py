@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -68,7 +68,7 @@ class Base(Strict):
     """
 
     model: str = SCRATCH
-    revision: str = Field("", pattern=r"^([0-9a-f]{40}|sha256:[0-9a-f]{64})?$")
+    revision: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|sha256:[0-9a-f]{64})?$")] = ""
     license: str = ""
 
     @property
@@ -188,6 +188,8 @@ class Budget(Strict):
             _time(self.time)
         if self.money and not self.hourly:
             raise ValueError("a budget in money needs the price of an hour: hourly")
+        if self.money and self.clock != "wall":
+            raise ValueError("a budget in money is of hours that pass: set clock to wall")
         return self
 
     @property
@@ -390,6 +392,35 @@ class Profile(Strict):
         training = self.training.model_copy(update={"budget": budget})
         return self.model_copy(update={"training": training})
 
+    def with_stack(self, name: str) -> Profile:
+        """The same, run on another stack.
+
+        Raises:
+            ConfigError: there is no such stack.
+
+        """
+        known = get_args(Remote.model_fields["stack"].annotation)
+        if not name:
+            return self
+        if name not in known:
+            raise ConfigError("there is no such stack", repr(name), f"Use {', '.join(known)}")
+        return self.model_copy(update={"remote": self.remote.model_copy(update={"stack": name})})
+
+    def line(self) -> str:
+        """What it does, on one line for a list."""
+        training = self.training
+        how = f"LoRA r={training.lora.rank}" if training.lora else "all weights"
+        limits = training.budget
+        told = [limits.time and f"{limits.time} ({limits.clock})"]
+        told.append(f"{limits.tokens:,} tokens" if limits.tokens else "")
+        told.append(f"{limits.money:g} at {limits.hourly:g} an hour" if limits.money else "")
+        base = self.base.model + (f" ({self.base.license})" if self.base.license else "")
+        return (
+            f"{self.name:<12}{base}; {how}; {training.device} {training.precision};"
+            f" at most {', '.join(filter(None, told)) or 'its epochs'}; {self.remote.stack}"
+            f"\n{'':<12}{self.description}"
+        )
+
 
 def _tokens(text: str) -> int:
     number, scale = text.removesuffix("tok"), 1
@@ -427,20 +458,16 @@ def find(name: str, folder: Path) -> Path:
 
 
 def load(path: Path) -> Profile:
-    """Read and check a profile's file.
+    """Read and check a profile's file, and the one it extends.
 
     Raises:
         ConfigError: it is not YAML, or says something that no profile says; each mistake is named.
 
     """
-    import yaml
-
-    try:
-        said: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("the profile cannot be read", path, str(error)) from None
-    if not isinstance(said, dict):
-        raise ConfigError("a profile is a mapping of names to values", path)
+    said: dict[str, Any] = {}
+    for file in files(path):
+        said = _merged(_read(file), said)
+    said.pop("extends", None)
     try:
         return Profile.model_validate({**said, "name": path.stem})
     except ValidationError as error:
@@ -450,3 +477,40 @@ def load(path: Path) -> Profile:
         raise ConfigError(
             "the profile is not right", path, f"{wrong}. See docs/how-to/train.md"
         ) from None
+
+
+def files(path: Path) -> list[Path]:
+    """A profile's file and those that it extends (``extends: gpu``), nearest first.
+
+    Raises:
+        ConfigError: one of them cannot be read, is not there, or extends itself.
+
+    """
+    found = [path]
+    while other := _read(found[-1]).get("extends"):
+        nearest = find(str(other), path.parent)
+        if nearest in found:
+            raise ConfigError("the profile extends itself", path)
+        found.append(nearest)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        said: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("the profile cannot be read", path, str(error)) from None
+    if not isinstance(said, dict):
+        raise ConfigError("a profile is a mapping of names to values", path)
+    return said
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both, name by name; what is above wins."""
+    both = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], dict) and isinstance(above[name], dict):
+            both[name] = _merged(below[name], above[name])
+    return both

@@ -44,6 +44,8 @@ class Question:
         chunk_ids: the chunks directly under the heading, by their ids in the full index.
         headings: the path that ends in the heading; withheld where the question is judged. Empty,
             like ``chunk_ids``, for a reader's question.
+        heldout: whether no text under the heading is learned from. Only by answers to these can a
+            language model be judged; retrieval learns from no row, so it is judged by all.
 
     """
 
@@ -51,6 +53,7 @@ class Question:
     document_id: str
     chunk_ids: tuple[str, ...]
     headings: tuple[str, ...]
+    heldout: bool = False
 
     @property
     def id(self) -> str:
@@ -61,7 +64,11 @@ class Question:
     def from_dict(cls, data: dict[str, Any]) -> Question:
         """Reverse of dataclasses.asdict."""
         return cls(
-            data["text"], data["document_id"], tuple(data["chunk_ids"]), tuple(data["headings"])
+            data["text"],
+            data["document_id"],
+            tuple(data["chunk_ids"]),
+            tuple(data["headings"]),
+            data.get("heldout", False),
         )
 
 

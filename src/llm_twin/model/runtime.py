@@ -1,7 +1,8 @@
 """torch and the Hugging Face libraries, made ready: offline, quiet, few threads.
 
-Every module of this package that needs them calls ``prepare`` before it imports them, because
-several of these settings are read once, at import.
+Offline, but for ``online``: a base model may be fetched where the user did not forbid it. Every
+module of this package that needs them calls ``prepare`` before it imports them, because several of
+these settings are read once, at import.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 
+_OFFLINE = "HF_HUB_OFFLINE"
+SET_OFFLINE = "LLM_TWIN_SET_HF_HUB_OFFLINE"
+"""Set together with ``HF_HUB_OFFLINE``, so that a child process knows who wanted it."""
+
 _calm: bool | None = None
 """Whether torch was, or will be, loaded after the wait policy was set; None: not looked yet."""
 
@@ -45,6 +50,8 @@ def prepare() -> None:
     global _calm
     if _calm is None:
         _calm = "torch" not in sys.modules or "OMP_WAIT_POLICY" in os.environ
+    if _OFFLINE not in os.environ:
+        os.environ[SET_OFFLINE] = "1"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("torch", "transformers"):
@@ -76,11 +83,51 @@ def threads(most: int) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run the block with that seed and put the caller's random state back."""
+    import random
+
+    import numpy
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    python, array = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(array)
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """Let the Hugging Face hub be asked inside the block, unless the user set HF_HUB_OFFLINE."""
+    prepare()
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if os.environ.get(SET_OFFLINE):
+        constants.HF_HUB_OFFLINE = False
+    try:
         yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Let a GPU choose only arithmetic that gives the same bits each time, where there is some."""
+    import torch
+
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from llm_twin.corpus.document import content_id
+from llm_twin.model.near_duplicates import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,6 @@ LARGE = 0.25
 SHINGLE = 8
 COPIED = 0.5
 """A held-out passage with this share of its 8-word shingles in training texts is dropped."""
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,6 @@ def copies(texts: Sequence[str], others: Sequence[str]) -> list[bool]:
 
 def _shingles(text: str) -> set[tuple[str, ...]]:
     """The 8-word sequences of a text; a shorter text is one sequence."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     size = max(1, min(SHINGLE, len(words)))
-    return {tuple(words[at : at + size]) for at in range(max(1, len(words) - size + 1))}
+    return {words[at : at + size] for at in range(max(1, len(words) - size + 1))}

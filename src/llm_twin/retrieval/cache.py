@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS vectors (
 class CachedEmbedder:
     """An embedder that remembers, in one SQLite file, by embedder name and SHA-256 of the text.
 
-    Each batch is durable before the next one starts. Only digests are stored, never texts.
+    A kill loses one batch at most. Only digests are stored, never texts.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class CachedEmbedder:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, timeout=30, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
+        # A cache: what a power cut takes is embedded again.
+        self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(SCHEMA)
         self.name = embedder.name
         self.window = embedder.window
@@ -66,6 +68,18 @@ class CachedEmbedder:
         if not keys:
             return np.zeros((0, self.dimension), np.float32)
         return np.stack([known[key] for key in keys])
+
+    def known(self, texts: Iterable[str]) -> dict[str, Vectors]:
+        """The vectors of those texts that are kept, each of shape (dimension,)."""
+        keys = {text: _key(text) for text in texts}
+        with self._lock:
+            held = self._load(keys.values())
+        return {text: held[key] for text, key in keys.items() if key in held}
+
+    def keep(self, texts: Sequence[str], vectors: Vectors) -> None:
+        """Keep vectors that were made elsewhere; of shape (len(texts), dimension)."""
+        with self._lock:
+            self._write([(_key(text), row) for text, row in zip(texts, vectors, strict=True)])
 
     def close(self) -> None:
         """Release the file."""
@@ -97,15 +111,18 @@ class CachedEmbedder:
             vectors = self._embedder.embed([text for _, text in batch])
             rows = [(key, vector) for (key, _), vector in zip(batch, vectors, strict=True)]
             made.update(rows)
-            with contextlib.closing(self._database.cursor()) as cursor, self._database:
-                cursor.executemany(
-                    "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-                    [(self.name, key, vector.tobytes()) for key, vector in rows],
-                )
+            self._write(rows)
             if time.monotonic() - said >= SAY_EVERY:
                 said = time.monotonic()
                 self._progress(f"embedded {len(made)}/{len(items)} passages")
         return made
+
+    def _write(self, rows: Sequence[tuple[bytes, Vectors]]) -> None:
+        with contextlib.closing(self._database.cursor()) as cursor, self._database:
+            cursor.executemany(
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                [(self.name, key, vector.tobytes()) for key, vector in rows],
+            )
 
 
 def _key(text: str) -> bytes:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_THREADS = 4
 SEPARATOR = 102
+MAX_REMEMBERED = 200_000
+"""Words whose number of pieces is remembered."""
 
 
 class MiniLM:
@@ -47,6 +49,7 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._pieces: dict[str, int] = {}
 
     @classmethod
     def open(cls, settings: Settings, progress: Callable[[str], object] = print) -> MiniLM:
@@ -59,8 +62,20 @@ class MiniLM:
         return cls(ensure_model(settings, progress))
 
     def count_tokens(self, text: str) -> int:
-        """Word pieces of the text, with the two special tokens."""
-        return len(self._tokenizer.encode(_sound(text)).ids)
+        """Word pieces of the text, with the two special tokens.
+
+        BERT's tokenizer never joins what a space or a newline parts, so words are counted one by
+        one and remembered: cutting a document asks for its growing pieces again and again.
+        """
+        known = self._pieces
+        if len(known) > MAX_REMEMBERED:
+            known = self._pieces = {}
+        words = text.replace("\n", " ").split(" ")
+        for word in words:
+            if word not in known:
+                found = self._tokenizer.encode(_sound(word), add_special_tokens=False)
+                known[word] = len(found.ids)
+        return sum(map(known.__getitem__, words)) + 2
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return float32 vectors of shape (len(texts), 384), each of length 1."""
@@ -89,5 +104,7 @@ def _sound(text: str) -> str:
 
 
 def _threads() -> int:
+    """As many as there are cores, or as OMP_NUM_THREADS says, which Ray sets in its workers."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(MAX_THREADS, usable or 1)
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(MAX_THREADS, usable or 1, max(int(told), 1) if told.isdigit() else MAX_THREADS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -80,6 +80,10 @@ class Index(Protocol):
 
     def delete_document(self, document_id: str) -> int:
         """Remove every chunk of a document and return how many there were."""
+        ...
+
+    def delete_documents(self, document_ids: Iterable[str]) -> int:
+        """Remove every chunk of many documents at once and return how many there were."""
         ...
 
     def documents(self) -> dict[str, str]:

@@ -7,7 +7,8 @@ aliases ``twin-production`` and ``twin-production-documents`` are switched in on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from qdrant_client import models
 
@@ -40,6 +41,7 @@ PRODUCTION = "twin-production"
 DOCUMENTS = "-documents"
 META = point_id("meta")
 BATCH = 256
+DOCUMENTS_AT_ONCE = 64
 TIMEOUT = 30
 MARGIN = 4
 
@@ -102,23 +104,23 @@ class QdrantIndex:
             rows = [None] * len(chunks) if vectors is None else list(vectors)
             points = (chunk_point(c, row) for c, row in zip(chunks, rows, strict=True))
             self._client.upload_points(self._chunks, points, batch_size=BATCH, wait=True)
-            for document in {chunk.document_id: chunk for chunk in chunks}.values():
-                self._sum_up(document)
+            self._sum_up({chunk.document_id: chunk for chunk in chunks})
 
     def delete_document(self, document_id: str) -> int:
         """Remove every chunk of a document and return how many there were."""
-        of_document = _matching({"document_id": document_id})
+        return self.delete_documents([document_id])
+
+    def delete_documents(self, document_ids: Iterable[str]) -> int:
+        """Remove every chunk of many documents and return how many there were."""
+        gone, left = 0, iter(document_ids)
         with blamed():
-            if not self._exists():
-                return 0
-            found = self._client.count(self._chunks, count_filter=of_document, exact=True).count
-            self._client.delete(self._chunks, models.FilterSelector(filter=of_document), wait=True)
-            self._client.delete(
-                self._documents,
-                models.PointIdsList(points=[point_id(document_id)]),
-                wait=True,
-            )
-        return found
+            while self._exists() and (some := list(islice(left, BATCH))):
+                theirs = _of(some)
+                gone += self._client.count(self._chunks, count_filter=theirs, exact=True).count
+                self._client.delete(self._chunks, models.FilterSelector(filter=theirs), wait=True)
+                points = models.PointIdsList(points=[point_id(one) for one in some])
+                self._client.delete(self._documents, points, wait=True)
+        return gone
 
     def documents(self) -> dict[str, str]:
         """Document ids held, each with the digest its chunks were made from."""
@@ -230,12 +232,15 @@ class QdrantIndex:
         self.version = str(payload.get("version", self.version))
         self.embedder = str(payload.get("embedder", self.embedder))
 
-    def _sum_up(self, one: Chunk) -> None:
-        """Write the document's own point anew from the passages that the server holds of it."""
-        of_document = _matching({"document_id": one.document_id})
-        records = self._scroll(self._chunks, of_document, vectors=True)
-        point = document_point(one, [record.vector for record in records])
-        self._client.upsert(self._documents, [point], wait=True)
+    def _sum_up(self, written: Mapping[str, Chunk]) -> None:
+        """Write the documents' own points anew from the passages that the server holds of them."""
+        left = iter(written)
+        while some := list(islice(left, DOCUMENTS_AT_ONCE)):
+            parts: dict[str, list[Any]] = {document: [] for document in some}
+            for record in self._scroll(self._chunks, _of(some), vectors=True):
+                parts[(record.payload or {})["document_id"]].append(record.vector)
+            points = [document_point(written[one], vectors) for one, vectors in parts.items()]
+            self._client.upsert(self._documents, points, wait=True)
 
     def _scroll(
         self, collection: str, condition: models.Filter | None = None, vectors: bool = False
@@ -262,6 +267,11 @@ def _filter(where: Mapping[str, str]) -> models.Filter | None:
         if key not in FILTERS:
             raise ConfigError("Not a field to filter by", repr(key), f"Use {', '.join(FILTERS)}")
     return _matching(where) if where else None
+
+
+def _of(documents: Sequence[str]) -> models.Filter:
+    wanted = models.MatchAny(any=list(documents))
+    return models.Filter(must=[models.FieldCondition(key="document_id", match=wanted)])
 
 
 def _matching(where: Mapping[str, str]) -> models.Filter:

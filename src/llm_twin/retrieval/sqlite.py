@@ -23,7 +23,7 @@ from llm_twin.retrieval.terms import TOKENIZER, question_terms
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from llm_twin.retrieval.ports import Vectors
@@ -136,14 +136,20 @@ class SqliteIndex:
 
     def delete_document(self, document_id: str) -> int:
         """Remove every chunk of a document, bytes included, and return how many there were."""
+        return self.delete_documents([document_id])
+
+    def delete_documents(self, document_ids: Iterable[str]) -> int:
+        """Remove every chunk of many documents, bytes included; return how many there were."""
         with self._writing() as database:
-            gone = database.execute("DELETE FROM chunks WHERE document_id = ?", (document_id,))
-            if gone.rowcount:
+            gone = database.executemany(
+                "DELETE FROM chunks WHERE document_id = ?", [(one,) for one in document_ids]
+            ).rowcount
+            if gone > 0:
                 # FTS5 only marks words as deleted until its segments are merged.
                 database.execute("INSERT INTO words (words) VALUES ('optimize')")
-        if gone.rowcount:
+        if gone > 0:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return gone.rowcount
+        return max(gone, 0)
 
     def documents(self) -> dict[str, str]:
         """Document ids held, each with the digest its chunks were made from."""

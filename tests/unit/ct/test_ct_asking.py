@@ -4,11 +4,12 @@ import os
 
 import pytest
 
-from llm_twin.ct.config import CtConfig, seconds
+from llm_twin.ct.config import CtConfig
 from llm_twin.ct.preflight import check_embedder, check_home, corpus_files, corpus_revision
 from llm_twin.ct.run import origin, workspace
 from llm_twin.ct.summary import summary
 from llm_twin.errors import ConfigError, SpaceError
+from llm_twin.model.profile import seconds
 from llm_twin.settings import Settings
 
 
@@ -26,9 +27,9 @@ def test_what_is_no_time(text):
 
 
 def test_patterns_are_separated_by_commas():
-    config = CtConfig.of("docs", " drafts/*, ,*.bak", "1m").with_seed(3)
+    config = CtConfig.of("docs", " drafts/*, ,*.bak").with_seed(3)
     assert config.exclude == ("drafts/*", "*.bak")
-    assert (config.budget, config.seed) == (60, 3)
+    assert config.seed == 3
 
 
 def test_local_corpora_are_files_and_have_no_revision(tmp_path):

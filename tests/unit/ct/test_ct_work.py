@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from llm_twin.corpus import Chunk
-from llm_twin.ct import promotion, work
+from llm_twin.ct import learning, promotion, tasks, work
 from llm_twin.errors import CorpusError
 from llm_twin.model.bundles import Bundles
 from llm_twin.model.dataset import Dataset
+from llm_twin.model.profile import Data
 from llm_twin.model.questions import withhold_headings
 from llm_twin.settings import Settings
 
@@ -57,6 +58,22 @@ def test_collect_reports_and_reuses(corpus, settings):
     _, again = work.collect(str(corpus), (), settings, str)
     assert again["reused"] == 3
     json.dumps(rows)
+
+
+def test_known_documents_are_not_cleaned_or_cut_again(corpus, settings, monkeypatch):
+    rows, _ = work.collect(str(corpus), (), settings, str)
+    documents, report = work.tidy(rows, settings)
+    assert work.tidy(rows) == (documents, report)
+    chunks = work.split(documents, settings, str)
+    cut = []
+    chunk = tasks.chunk
+    monkeypatch.setattr(tasks, "chunk", lambda *given: cut.append(given[0].uri) or chunk(*given))
+    assert work.split(work.tidy(rows, settings)[0], settings, str) == chunks
+    assert cut == []
+    (corpus / "bees.md").write_text("# Bees\n\nThey left in the spring of that year, all of them.")
+    rows, _ = work.collect(str(corpus), (), settings, str)
+    work.split(work.tidy(rows, settings)[0], settings, str)
+    assert cut == ["bees.md"]
 
 
 def test_nothing_left_after_cleaning_is_said(settings):
@@ -106,8 +123,8 @@ def test_an_index_of_another_embedder_is_made_anew(corpus, settings, tmp_path, m
 
 
 def test_tokens_are_counted_without_an_embedder():
-    assert work.approximate_tokens("a b c") == 5
-    assert work.approximate_tokens("x" * 400) == 102
+    assert tasks.approximate_tokens("a b c") == 5
+    assert tasks.approximate_tokens("x" * 400) == 102
 
 
 def test_calibration_and_promotion_make_a_bundle_that_answers(corpus, settings, tmp_path):
@@ -115,7 +132,7 @@ def test_calibration_and_promotion_make_a_bundle_that_answers(corpus, settings, 
     from llm_twin.serving.twin import open_production
 
     documents, rows = prepared(corpus, settings)
-    data = work.dataset_of(documents, rows, 0)
+    data, _ = learning.dataset(documents, rows, 0, (), Data(), settings, str)
     index = tmp_path / "index"
     index.mkdir()
     report = work.build_index(rows, None, index / "index.db", "v1", settings, str)
@@ -125,9 +142,9 @@ def test_calibration_and_promotion_make_a_bundle_that_answers(corpus, settings, 
     model.mkdir()
     (model / "manifest.json").write_text("{}")
     metrics = {"language": {"bits_per_character": 2.0, "items": [1]}}
-    details = promotion.details(
-        {"corpus": str(corpus), "run": "r", "commit": "c"}, report, data, {"parameters": 1}, metrics
-    )
+    trained = {"parameters": 1, "base": "scratch"}
+    known = {"indexed": report, "trained": trained, "profile": {"name": "laptop"}, **metrics}
+    details = promotion.details({"corpus": str(corpus), "run": "r", "commit": "c"}, known, data)
     assert details["metrics"] == {"language": {"bits_per_character": 2.0}}
     promotion.promote(settings, "v1", index, model, {**details, **line})
     bundle = Bundles(settings.home / "models").production()

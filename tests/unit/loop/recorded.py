@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from llm_twin.corpus import Chunk
-from llm_twin.ct import promotion, work
+from llm_twin.ct import learning, promotion, work
 from llm_twin.delivery.deploy import deployments
 from llm_twin.delivery.deploy.journal import Journal
 from llm_twin.delivery.deploy.steps import Step
 from llm_twin.flow.cache import open_cache
 from llm_twin.model import feedback
 from llm_twin.model.feedback import Correction
+from llm_twin.model.profile import Data
 from llm_twin.retrieval import CachedEmbedder
 from llm_twin.settings import Settings
 from llm_twin.tracing.store.merge import new_id
@@ -107,7 +108,7 @@ class Scene:
         model = self.home.parent / f"{version}-model"
         model.mkdir()
         (model / "config.json").write_text("{}")
-        data = work.dataset_of(documents, chunks, 0)
+        data, _ = learning.dataset(documents, chunks, 0, (), Data(), self.settings, str)
         self._artifacts(version, rows, chunks, data, folder)
         manifest = {
             "embedder": "", "chunks": len(chunks), "dataset": data["digest"], "run": "run-1",

@@ -73,11 +73,12 @@ def dataset():
 @pytest.fixture(scope="session")
 def trained(dataset, tmp_path_factory):
     """A model trained for four CPU seconds: (folder, report, lines of progress)."""
+    from llm_twin.model.profile import Base, Budget, Training
     from llm_twin.model.train import train
 
     lines = []
     folder = tmp_path_factory.mktemp("trained") / "model"
-    report = train(dataset, folder, 4.0, lines.append)
+    report = train(dataset, folder, Training(budget=Budget(time="4s")), Base(), lines.append)
     return folder, report, lines
 
 

@@ -15,6 +15,7 @@ from llm_twin.errors import NotReadyError
 from llm_twin.model import feedback
 from llm_twin.model.dataset import Dataset, Preference, make_dataset
 from llm_twin.model.feedback import Correction
+from llm_twin.model.profile import Base, Budget, Training
 from llm_twin.model.train import train
 from llm_twin.settings import Settings
 
@@ -122,7 +123,8 @@ def test_corrections_are_learned_from_and_nothing_held_out_moves(write_author):
     assert told.pairs[: len(plain.pairs)] == plain.pairs
     added = [(one.prompt, one.completion) for one in told.pairs[len(plain.pairs) :]]
     assert added == [(row.question, row.wanted) for row in ROWS]
-    assert told.preferences == [
+    assert told.preferences[: len(plain.preferences)] == plain.preferences
+    assert told.preferences[len(plain.preferences) :] == [
         Preference("What does the runner keep?", "The runner keeps the runs.", "It sleeps.")
     ]
     assert told.feedback["digest"] == feedback.digest_of(ROWS)
@@ -141,10 +143,13 @@ def test_a_correction_that_says_a_held_out_text_is_left_out(write_author):
     assert held in told.heldout_texts
     corrected = Correction("t4", "What did I write?", "Something else entirely.", held[:200])
     told = make_dataset(documents, chunks, 0, [*ROWS, corrected])
-    assert (told.feedback["taken"], len(told.preferences)) == (3, 1)
+    assert told.feedback["taken"] == 3
+    assert [row.prompt for row in told.preferences if row.kind == "correction"] == [
+        ROWS[0].question
+    ]
     told = make_dataset(documents, chunks, 0, [*ROWS, quoted])
     assert "What did I write?" not in [pair.prompt for pair in told.pairs]
-    assert len(told.preferences) == 1
+    assert sum(row.kind == "correction" for row in told.preferences) == 1
 
 
 @pytest.mark.parametrize(
@@ -184,50 +189,15 @@ def test_preferences_are_tuned_on_after_the_instructions(write_author, tmp_path)
     ]
     lines = []
     made = make_dataset(documents, chunks, 0, rows)
-    report = train(made, tmp_path / "model", 3.0, lines.append)
-    assert report.dpo["preferences"] == 12
+    said = Training(budget=Budget(time="3s"))
+    report = train(made, tmp_path / "model", said, Base(), lines.append)
+    assert report.dpo["rows"] == len(made.preferences)
     assert report.dpo["steps"] >= 1
     assert report.dpo["loss"] > 0
     assert report.heldout_after_dpo != report.heldout_after_sft
     assert report.heldout_after_dpo < report.heldout_after_sft + 0.2
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     assert manifest["training"]["dpo"] == report.dpo
-
-
-@pytest.mark.torch
-def test_a_wanted_answer_becomes_likelier_against_the_one_that_was_given(
-    dataset, trained, tmp_path
-):
-    from llm_twin.model import runtime
-    from llm_twin.model.budget import Budget
-    from llm_twin.model.dpo import prefer
-    from llm_twin.model.language_model import LocalModel
-
-    folder, _, _ = trained
-    model = LocalModel.load(folder)
-    pairs = [
-        Preference(f"What of {n}?", f"The gate keeps run {n}.", f"The index sleeps on {n}.")
-        for n in range(16)
-    ]
-
-    def margin():
-        wanted = sum(bits for bits, _ in model.bits_per_character([one.chosen for one in pairs]))
-        given = sum(bits for bits, _ in model.bits_per_character([one.rejected for one in pairs]))
-        return given - wanted
-
-    before = margin()
-    with runtime.seeded(0):
-        report = prefer(model.network, model.tokenizer, pairs, Budget(20), print, tmp_path / "dpo")
-    assert report.steps == 4
-    assert margin() > before
-
-
-@pytest.mark.torch
-def test_without_preferences_nothing_is_tuned(trained):
-    _, report, _ = trained
-    assert report.dpo["steps"] == 0
-    assert report.dpo["loss"] is None
-    assert report.heldout_after_dpo == report.heldout_after_sft
 
 
 def test_feedback_is_an_input_of_training_until_it_is_not_wanted(tmp_path):

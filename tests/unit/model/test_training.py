@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,22 +17,35 @@ from llm_twin.model.dataset import Dataset, make_dataset
 from llm_twin.model.evaluation import evaluate_language
 from llm_twin.model.gate import gate
 from llm_twin.model.language_model import LocalModel
+from llm_twin.model.profile import Base, Gate, Training
 from llm_twin.model.train import train
 
 pytestmark = pytest.mark.torch
 
 
+def learn(dataset, folder, seconds=0.0, seed=0, saved=None, **settings):
+    limits = {"time": f"{seconds}s"} if seconds else {"tokens": 12_000}
+    training = Training.model_validate({"budget": limits, **settings})
+    return train(dataset, folder, training, Base(), lambda line: None, seed, checkpoints=saved)
+
+
 def test_training_writes_a_whole_hugging_face_folder(trained, dataset):
     folder, report, _ = trained
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(manifest["files"])
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "curves.jsonl",
+    } <= set(manifest["files"])
     on_disk = {path.name for path in folder.iterdir()} - {"manifest.json"}
     assert on_disk == set(manifest["files"])
     for name, listed in manifest["files"].items():
         assert durable.sha256_of(folder / name) == listed["sha256"]
     assert manifest["training"]["dataset"] == dataset.digest
     assert manifest["training"]["parameters"] == report.parameters > 10_000
-    assert set(manifest["versions"]) == {"torch", "transformers", "trl", "tokenizers"}
+    assert set(manifest["versions"]) == {"torch", "transformers", "trl", "peft", "tokenizers"}
+    assert manifest["base"] == {"model": "scratch", "revision": "", "license": ""}
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
@@ -39,10 +53,18 @@ def test_the_report_says_what_was_done(trained):
     _, report, lines = trained
     assert report.pretrain["steps"] >= report.pretrain["best_step"] >= 1
     assert report.sft["steps"] >= 1
-    assert report.sft["pairs"] > 0
+    assert report.sft["rows"] > 0
+    assert (report.method, report.device, report.precision) == ("all weights", "cpu", "fp32")
+    assert (
+        report.tokens_seen
+        == report.pretrain["tokens"] + report.sft["tokens"] + (report.dpo["tokens"])
+    )
+    assert report.tokens_per_second["pretrain"] > 0
+    assert report.stopped_by in ("time", "epochs")
+    assert report.resumed_from is None
     assert report.heldout_after_sft > 0
     assert report.sft_made_it_worse == (report.heldout_after_sft > report.heldout_after_pretrain)
-    assert report.cpu_seconds < 4 * report.budget
+    assert report.budget == {"seconds": 4.0, "clock": "cpu", "tokens": 0}
     assert lines[0].startswith("loading torch")
     json.dumps(report.to_dict())
 
@@ -61,7 +83,7 @@ def test_four_seconds_beat_chance_on_texts_never_seen(model, dataset):
 def test_a_model_against_itself_cannot_be_told_apart(model, dataset):
     found = evaluate_language(model, dataset)
     metrics = {"language": {**found, "unigram": 99.0}, "retrieval": {"n": 0, "items": []}}
-    said = gate(metrics, metrics, 0.5, data_changed=False)
+    said = gate(metrics, metrics, Gate(), data_changed=False)
     assert (said.promote, said.verdict) == (False, "cannot tell")
 
 
@@ -149,7 +171,7 @@ def test_the_tokenizer_is_the_same_for_the_same_texts(dataset):
 def test_a_tiny_corpus_and_a_tiny_budget_train_too(write_author, tmp_path):
     tiny = make_dataset(*write_author(documents=3, sections=2, sentences=4))
     assert sum(map(len, tiny.train_texts)) < 4000
-    report = train(tiny, tmp_path / "model", 0.5, lambda line: None)
+    report = learn(tiny, tmp_path / "model", seconds=0.5)
     assert report.pretrain["steps"] >= 1
     assert LocalModel.load(tmp_path / "model").generate("The", max_tokens=3) is not None
 
@@ -157,12 +179,14 @@ def test_a_tiny_corpus_and_a_tiny_budget_train_too(write_author, tmp_path):
 def test_without_pairs_there_is_no_tuning_and_a_new_model_replaces_the_old(write_author, tmp_path):
     documents, chunks = write_author(documents=4)
     made = make_dataset(documents, chunks).to_dict()
-    made["pairs"] = []
+    made["pairs"] = made["preferences"] = []
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old.txt").write_text("the model before")
-    report = train(Dataset.from_dict(made), folder, 0.5, lambda line: None, seed=3)
-    assert report.sft["steps"] == 0
+    report = learn(Dataset.from_dict(made), folder, seconds=0.5, seed=3)
+    assert report.sft["steps"] == report.dpo["steps"] == 0
+    assert report.dpo["loss"] is None
+    assert report.heldout_after_dpo == report.heldout_after_sft
     assert report.heldout_after_sft == report.heldout_after_pretrain
     assert not report.sft_made_it_worse
     assert not (folder / "old.txt").exists()
@@ -173,13 +197,13 @@ def test_the_best_weights_are_kept(dataset):
     """With a rate that ruins the network, what is kept is what scored best."""
     import torch
 
-    from llm_twin.model import pretrain
+    from llm_twin.model import pretrain, validation
     from llm_twin.model.budget import Budget
     from llm_twin.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(dataset.train_texts, 256)
     network = pretrain.new_network(tokenizer, pretrain.Shape(32, 1, 1))
-    keeper = pretrain.Keeper(network, torch.arange(6, 200), Budget(1.0))
+    keeper = validation.Keeper(network, torch.arange(6, 200), Budget(1.0))
     keeper.look(1, 1.0)
     best = keeper.best
     with torch.no_grad():
@@ -192,16 +216,30 @@ def test_the_best_weights_are_kept(dataset):
     assert keeper.best == pytest.approx(best)
 
 
-def test_progress_comes_with_budget_step_and_loss(monkeypatch, dataset):
-    from llm_twin.model import budget as module
+def test_progress_says_share_step_loss_speed_and_what_is_left(monkeypatch, tmp_path):
+    from llm_twin.model import reporting
+    from llm_twin.model.budget import Budget
+    from llm_twin.model.curves import Curves
 
-    monkeypatch.setattr(module, "EVERY", 0.0)
-    lines = []
-    module.Reporter("pretrain", lines.append, module.Budget(45)).step(210, 3.911)
-    assert lines == ["pretrain 0/45 cpu-s  step 210  loss 3.91"]
-    monkeypatch.setattr(module, "EVERY", 3600.0)
-    module.Reporter("pretrain", lines.append, module.Budget(45)).step(211, 3.9)
+    monkeypatch.setattr(reporting, "EVERY", 0.0)
+    lines, curves = [], Curves(tmp_path)
+    reporter = reporting.Reporter("pretrain", lines.append, Budget(45), curves)
+    reporter.budget.take(2048)
+    reporter.step(210, 3.911, 0.25, rate=0.01)
+    assert re.fullmatch(
+        r"pretrain  25%  step 210  loss 3\.91  [\d,]+ tokens/s  \d+ s to go", lines[0]
+    )
+    monkeypatch.setattr(reporting, "EVERY", 3600.0)
+    reporter.step(211, 3.9, 0.26)
     assert len(lines) == 1
+    first, second = curves.points()
+    assert (first["step"], first["loss"], first["rate"], first["tokens"]) == (
+        210,
+        3.911,
+        0.01,
+        2048,
+    )
+    assert second["step"] == 211
 
 
 def test_a_folder_without_a_manifest_is_not_a_model(tmp_path, trained):
@@ -214,10 +252,12 @@ import json, sys
 from pathlib import Path
 from llm_twin.model.bundles import Bundles
 from llm_twin.model.dataset import Dataset
+from llm_twin.model.profile import Base, Budget, Training
 from llm_twin.model.train import train
 dataset = Dataset.from_dict(json.loads(Path(sys.argv[1]).read_text()))
 building = Bundles(Path(sys.argv[2])).stage()
-train(dataset, building / "model", float(sys.argv[3]), lambda line: print(line, flush=True))
+training = Training(budget=Budget(time=sys.argv[3]))
+train(dataset, building / "model", training, Base(), lambda line: print(line, flush=True))
 """
 
 
@@ -261,9 +301,33 @@ def test_training_writes_nothing_at_home_and_prints_only_progress(tmp_path, data
     assert process.returncode == 0, err
     assert err == ""
     assert out.startswith("loading torch")
-    assert all(line.startswith(("loading", "pretrain", "sft")) for line in out.splitlines())
+    assert all(line.startswith(("loading", "pretrain", "sft", "dpo")) for line in out.splitlines())
     assert [path for path in home.rglob("*") if path.is_file()] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "home", "models"]
+
+
+def test_with_a_budget_in_tokens_the_seed_decides_the_weights(tmp_path, dataset):
+    """Not the clock, and not how often it is saved."""
+    always, saved = {"every": "0.001s"}, tmp_path / "checkpoints"
+    first = learn(dataset, tmp_path / "first", sft={"epochs": 1}, checkpoints=always, saved=saved)
+    assert first.stopped_by == "tokens"
+    learn(dataset, tmp_path / "again", sft={"epochs": 1})
+    learn(dataset, tmp_path / "other", sft={"epochs": 1}, seed=1)
+    first, again, other = (
+        durable.sha256_of(tmp_path / name / "model.safetensors")
+        for name in ("first", "again", "other")
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_time_limit_stops_a_training_that_counts_tokens(tmp_path, dataset):
+    budget = {"tokens": 10_000_000, "time": "0.2s"}
+    report = learn(dataset, tmp_path / "model", budget=budget)
+    assert report.stopped_by == "time"
+    assert report.tokens_seen < 10_000_000
+    money = {"money": 0.2, "hourly": 3600, "clock": "wall"}
+    assert learn(dataset, tmp_path / "model", budget=money).stopped_by == "money"
 
 
 def test_without_torch_it_says_what_to_type(tmp_path, dataset, monkeypatch):
@@ -271,5 +335,5 @@ def test_without_torch_it_says_what_to_type(tmp_path, dataset, monkeypatch):
 
     monkeypatch.setattr(runtime, "find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(NotReadyError, match=r"torch is not installed\. .*bootstrap invoke ct"):
-        train(dataset, tmp_path / "model", 1, lambda line: None)
+        learn(dataset, tmp_path / "model", seconds=1)
     assert list(tmp_path.iterdir()) == []

@@ -260,3 +260,12 @@ def test_openai_server_that_is_away() -> None:
 def test_openai_url_that_is_none(url: str) -> None:
     with pytest.raises(ConfigError, match=r"Not an address.*Set TWIN_EMBEDDER_URL"):
         OpenAIEmbedder(url, "small", wait=0.001).embed(["one"])
+
+
+def test_vectors_made_elsewhere_are_kept(tmp_path: Path, minilm: MiniLM) -> None:
+    with CachedEmbedder(minilm, tmp_path / "e.db") as cache:
+        vectors = minilm.embed(["one", "two"])
+        assert cache.known(["one"]) == {}
+        cache.keep(["one", "two"], vectors)
+        assert cache.known(["two", "three"]).keys() == {"two"}
+        assert np.array_equal(cache.known(["two"])["two"], vectors[1])

@@ -61,6 +61,20 @@ def found(index: Index, question: str, embedder: Embedder | None, **options: obj
     return [hit.chunk.document_id for hit in hits]
 
 
+def test_many_documents_are_deleted_at_once(index: Index) -> None:
+    assert index.delete_documents(["tea", "no such", "bike"]) == 2
+    assert index.documents() == {"bread": "1"}
+    assert index.delete_documents([]) == 0
+
+
+def test_a_document_written_in_two_goes_is_one(index: Index, minilm: Embedder) -> None:
+    more = [chunk("tea", "White tea wants even less.", position=1), chunk("rope", "It is laid.")]
+    index.upsert(more, minilm.embed([one.passage for one in more]))
+    assert found(index, "green tea eighty degrees", minilm)[0] == "tea"
+    assert set(index.documents()) == {"bread", "tea", "bike", "rope"}
+    assert index.count() == 5
+
+
 def test_finds_by_word_and_by_meaning(index: Index, minilm: Embedder) -> None:
     assert found(index, "sprocket", minilm)[0] == "bike"
     assert found(index, "how hot should I brew my drink?", minilm)[0] == "tea"

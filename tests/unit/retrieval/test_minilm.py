@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,14 @@ def test_odd_texts(minilm: MiniLM) -> None:
     assert np.isfinite(minilm.embed(["", "\x00", "\ud800", "😀", "x" * 100_000])).all()
     assert minilm.count_tokens("") == 2
     assert minilm.count_tokens("hello world") == 4
+
+
+def test_tokens_are_those_of_the_tokenizer_whatever_the_text(minilm: MiniLM) -> None:
+    """Words are counted one by one and remembered; the whole text has to count the same."""
+    parts = ["[SEP]", "[MASK]", "Hello", "na\u00efve", "e\u0301", "\u65e5\u672c", "##ing", "don't"]
+    parts += ["x" * 120, "\ud800", "\x00", ".", " ", "\n", "\t", "\r", "\x1c", "\u00a0", "\u2028"]
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choice(parts) for _ in range(rng.randrange(12)))
+        sound = text.encode("utf-8", "replace").decode("utf-8")
+        assert minilm.count_tokens(text) == len(minilm._tokenizer.encode(sound).ids), repr(text)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_twin.model.feedback import Correction
-from llm_twin.tracing.curation.alike import question_key
+from llm_twin.model.near_duplicates import question_key
 from llm_twin.tracing.evaluation import metrics
 from llm_twin.tracing.evaluation.view import View
 from llm_twin.tracing.store import reading

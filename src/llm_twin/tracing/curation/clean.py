@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llm_twin.tracing.curation.alike import AGREE, Text, first_alike, question_key, words_of
+from llm_twin.model.near_duplicates import AGREE, Text, first_alike, question_key, words_of
 from llm_twin.tracing.evaluation import metrics
 from llm_twin.tracing.patterns import KINDS
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from llm_twin.model.feedback import Correction
+from llm_twin.model.near_duplicates import Text, first_alike, question_key
 from llm_twin.tracing.curation import REASONS, curate
-from llm_twin.tracing.curation.alike import Text, first_alike, question_key
 from llm_twin.tracing.redaction import Redactor
 
 WANTED = "It compares the candidate with the model in production, item by item."

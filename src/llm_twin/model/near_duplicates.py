@@ -22,7 +22,12 @@ NEARLY = 0.8
 AGREE = 0.5
 """The same for two answers to one question that do not contradict each other."""
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+")
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e\u0eb1-\u0ece\u1000-\u1049"
+)
+"""Vowels and accents that stand above, below or behind a letter, which \\w does not match."""
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]|(?:[^\W{_IDEOGRAPHS}]+|[{_MARKS}]+)+")
 _NOT = re.compile(r"n['’]t\b")
 _NEGATIONS = frozenset(("no", "not", "never", "none", "nothing", "without", "cannot"))
 _DIGIT = re.compile(r"\d")
