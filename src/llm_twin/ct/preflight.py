@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_twin.corpus import forgotten, open_source
+from llm_twin.ct import stacks
 from llm_twin.errors import ConfigError, NotReadyError, SpaceError
 from llm_twin.model import feedback
 from llm_twin.model.base import check as check_base
@@ -54,6 +55,7 @@ def preflight(config: CtConfig, settings: Settings) -> None:
     check_rule(config.profile.gate, config.profile.evaluation)
     check_home(settings, sum(path.stat().st_size for path in files if path.exists()))
     if config.profile.remote.stack != LOCAL:
+        stacks.check(config.profile.remote.stack, settings)
         return
     if importlib.util.find_spec("torch") is None:
         raise NotReadyError("torch is not installed", hint="Type: ./bootstrap --torch invoke ct")

@@ -138,11 +138,28 @@ class LocalModel:
         return self._continue(ids, max_tokens, temperature, seed)
 
     def answer(
-        self, question: str, max_tokens: int = 128, temperature: float = 0.7, seed: int = 0
+        self,
+        question: str,
+        max_tokens: int = 128,
+        temperature: float = 0.7,
+        seed: int = 0,
+        system: str = "",
     ) -> str:
-        """Answer an instruction, through the chat template; arguments as in ``generate``."""
+        """Answer an instruction, through the chat template.
+
+        Args:
+            question: what it is asked.
+            max_tokens: as in ``generate``, like the next two.
+            temperature: 0 always takes the likeliest token.
+            seed: the same one writes the same text.
+            system: what it is told about its role; "" for nothing.
+
+        """
+        messages = [{"role": "system", "content": system}] if system else []
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+            [*messages, {"role": "user", "content": question}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         ids = encode(self.tokenizer, [str(text)])[0]
         return self._continue(ids, max_tokens, temperature, seed)

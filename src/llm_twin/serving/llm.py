@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Mode = Literal["local", "openai"]
 
 LOCAL_TEMPERATURE = 0.7
+SCRATCH = "scratch"
 LOCAL_TOKENS = 120
 """The small model was trained on short windows; longer output only drifts."""
 
@@ -111,16 +113,19 @@ def open_llm(name: str, settings: Settings, twin: Twin) -> LLM | None:
 
 @dataclass(frozen=True)
 class LocalLLM:
-    """The small model that the CT pipeline trained from scratch on the author's texts."""
+    """The model that the CT pipeline made of the author's texts: small and from scratch, or tuned.
+
+    Attributes:
+        language_model: from the bundle.
+        model: its name in answers.
+        base: what it was tuned from; ``scratch`` is asked without passages, which it cannot use.
+
+    """
 
     language_model: LocalModel
     model: str
+    base: str = SCRATCH
     mode: Mode = "local"
-    prompt: str = "local"
-    note: str = (
-        "written by the small model trained here from scratch: it proves the path from texts to a "
-        "served model and does not know what it says"
-    )
 
     @classmethod
     def open(cls, folder: Path, version: str) -> LocalLLM:
@@ -138,12 +143,36 @@ class LocalLLM:
             )
         if not folder.is_dir():
             raise NotReadyError("the twin holds no trained model", folder, "Make one: invoke ct")
-        from llm_twin.model.language_model import LocalModel
+        from llm_twin.model.language_model import MANIFEST, LocalModel
 
-        return cls(LocalModel.load(folder), f"local smoke model {version}")
+        loaded = LocalModel.load(folder)
+        said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        base = str((said.get("base") or {}).get("model", SCRATCH))
+        name = "local smoke model" if base == SCRATCH else f"{base}, tuned:"
+        return cls(loaded, f"{name} {version}", base)
+
+    @property
+    def prompt(self) -> str:
+        """Name of the template that it is asked with."""
+        return "local" if self.base == SCRATCH else "answer"
+
+    @property
+    def note(self) -> str:
+        """What a reader has to know of its answers."""
+        if self.base == SCRATCH:
+            return (
+                "written by the small model trained here from scratch: it proves the path from "
+                "texts to a served model and does not know what it says"
+            )
+        return f"written by {self.base}, tuned here on the author's texts"
 
     def complete(self, system: str, user: str, max_tokens: int) -> Completion:
         """Continue the user message; the small model was trained without system messages."""
-        tokens = min(max_tokens, LOCAL_TOKENS)
-        text = self.language_model.answer(user, max_tokens=tokens, temperature=LOCAL_TEMPERATURE)
+        small = self.base == SCRATCH
+        text = self.language_model.answer(
+            user,
+            max_tokens=min(max_tokens, LOCAL_TOKENS) if small else max_tokens,
+            temperature=LOCAL_TEMPERATURE,
+            system="" if small else system,
+        )
         return Completion(text.strip(), self.model, cost=0.0)

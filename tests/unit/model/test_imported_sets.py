@@ -198,7 +198,7 @@ def test_generated_pairs_are_grounded_too():
 @pytest.fixture(scope="module")
 def articles(tmp_path_factory):
     if not ARTICLES.is_file():
-        pytest.skip(f"the handbook's articles are not at {ARTICLES}")
+        pytest.skip(f"optional: the handbook's articles are not at {ARTICLES}")
     from llm_twin.corpus import chunk, clean, open_source
 
     source = open_source(str(ARTICLES), Settings(home=tmp_path_factory.mktemp("home")), ())

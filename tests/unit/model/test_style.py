@@ -70,7 +70,7 @@ def test_an_author_is_told_from_a_language_model_and_from_others(style, sides, o
         assert nearer > 0.85
 
 
-@pytest.mark.skipif(not ARTICLES.exists(), reason="the articles are not beside this checkout")
+@pytest.mark.skipif(not ARTICLES.exists(), reason="optional: the articles are not there")
 def test_real_articles_are_told_from_a_language_model_that_was_never_seen():
     import json
 
