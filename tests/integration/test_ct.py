@@ -43,7 +43,7 @@ class Laptop:
         return subprocess.CompletedProcess(line, process.returncode, out, err)
 
     def ct(self, *line: str) -> subprocess.CompletedProcess:
-        return self.invoke("ct", "--corpus", str(self.corpus), "--budget", "10s", *line)
+        return self.invoke("ct", "--corpus", str(self.corpus), "--budget", "80ktok", *line)
 
     def last_run(self) -> dict:
         return json.loads(self.invoke("runs", "--json", "--limit", "1").stdout)[0]
@@ -157,7 +157,7 @@ def test_the_trained_model_can_be_asked(trained):
 
 def test_unchanged_says_so_and_loads_neither_zenml_nor_torch(trained):
     line = (
-        f"import sys; sys.argv[1:] = ['ct', '--corpus', {str(trained.corpus)!r}, '--budget', '10s']"
+        f"import sys; sys.argv[1:] = ['ct', '--corpus', {str(trained.corpus)!r}, '--budget', '80ktok']"
     )
     code = (
         f"{line}\nfrom invoke.main import program\ntry:\n    program.run()\nfinally:\n"
@@ -176,7 +176,7 @@ def test_unchanged_says_so_and_loads_neither_zenml_nor_torch(trained):
 
 
 def test_a_second_run_at_the_same_time_is_refused(trained):
-    running = trained.start("ct", "--corpus", str(trained.corpus), "--budget", "10s", "--force")
+    running = trained.start("ct", "--corpus", str(trained.corpus), "--budget", "80ktok", "--force")
     wait_for(running, "collect")
     second = trained.ct("--force")
     running.kill()

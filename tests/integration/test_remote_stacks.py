@@ -367,3 +367,32 @@ def test_on_this_machine_artifacts_are_in_the_bucket_too(programs):
     assert well["uri"].startswith("s3://twin/ct/promote/bundle/")
     # What a failed step said, on one line, as it is told of a job elsewhere.
     assert failed == {"failure": "step index: the data is not right"}
+
+
+def test_invoke_ct_trains_elsewhere_and_the_twin_answers_here(site):
+    """The whole pipeline, as a user starts it; the job has nothing but its luggage."""
+    home, profile = site.folder / "user", site.folder / "there.yaml"
+    profile.write_text(
+        "training: {budget: {time: 60s, tokens: 80000}}\n"
+        "evaluation: {samples: 0, questions: 5}\n"
+        "remote: {stack: sagemaker, instance: ml.g5.4xlarge, start: 200s, silence: 100s}\n"
+    )
+    environment = {**site.environment, "TWIN_HOME": str(home)}
+    del environment["PYTHONPATH"]
+
+    def invoke(*line: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", *line], cwd=ROOT, env=environment,
+            capture_output=True, text=True, timeout=500,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        return done.stdout
+
+    corpus = str(ROOT / "docs" / "reference")
+    said = invoke("ct", "--corpus", corpus, "--profile", str(profile))
+    assert "step train: completed" in said
+    assert f"promoted {production(home)}" in said or production(home) in said
+    details = Bundles(home / "models").production().manifest["details"]
+    assert (details["corpus"], details["profile"]) == (corpus, "there")
+    assert "stages.md" in invoke("ask", "What does a stage's cache key cover?")
+    assert "nothing changed" in invoke("ct", "--corpus", corpus, "--profile", str(profile))
