@@ -156,9 +156,8 @@ def test_the_trained_model_can_be_asked(trained):
 
 
 def test_unchanged_says_so_and_loads_neither_zenml_nor_torch(trained):
-    line = (
-        f"import sys; sys.argv[1:] = ['ct', '--corpus', {str(trained.corpus)!r}, '--budget', '80ktok']"
-    )
+    asked = ["ct", "--corpus", str(trained.corpus), "--budget", "80ktok"]
+    line = f"import sys; sys.argv[1:] = {asked!r}"
     code = (
         f"{line}\nfrom invoke.main import program\ntry:\n    program.run()\nfinally:\n"
         "    print([m for m in ('zenml', 'torch', 'transformers') if m in sys.modules])"
