@@ -118,9 +118,9 @@ def ct(
 
     settings = Settings.load(root=ROOT)
     config = config_of(corpus, exclude, budget, feedback, profile, stack).with_seed(seed)
+    # Not import statements: what connects and what counts the cost is no part of this stage's key.
     if config.profile.remote.stack != "local":
         settings = importlib.import_module("ci.stacks").connected()
-    # Not import statements: what connects and what counts the cost is no part of this stage's key.
     due = importlib.import_module("llm_twin.loop.due")
     plan = due.Plan.of(config.profile)
     with (

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from threading import Event
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from llm_twin.errors import ConfigError, RemoteError
-from llm_twin.tracing.evaluation.judge import Judge
+from llm_twin.errors import RemoteError
+from llm_twin.tracing.evaluation.judge import Judge, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +59,8 @@ def judge_answers(
 
     """
     given = [one for one in told if not one.answer.abstained]
-    bench = _Bench(_judge(model, settings), progress)
+    judge = Judge(address(settings), model, settings.judge_key, take=lambda: True)
+    bench = _Bench(judge, progress)
     rounds = [bench.judge(given, number, times) for number in range(1, times + 1)]
     verdicts = [[one for one in own if one is not None] for own in zip(*rounds, strict=True)]
     means = {one.id: fmean(own) for one, own in zip(given, verdicts, strict=False) if own}
@@ -83,18 +83,6 @@ def noise(verdicts: Sequence[Sequence[float]]) -> float | None:
         return None
     squares = sum((value - fmean(own)) ** 2 for own in repeated for value in own)
     return math.sqrt(squares / sum(len(own) - 1 for own in repeated))
-
-
-def _judge(model: str, settings: Settings) -> Judge:
-    parts = urlsplit(settings.judge_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            "the judge's address is not a URL",
-            "TWIN_JUDGE_URL",
-            "Set it like http://127.0.0.1:11434/v1",
-        )
-    url = settings.judge_url.rstrip("/")
-    return Judge(url, model, settings.judge_key, take=lambda: True)
 
 
 class _Bench:

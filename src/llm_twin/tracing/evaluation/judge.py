@@ -61,6 +61,23 @@ class Budget:
         return True
 
 
+def address(settings: Settings) -> str:
+    """The base URL of the judge that the settings name.
+
+    Raises:
+        ConfigError: it is no URL.
+
+    """
+    parts = urlsplit(settings.judge_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            "the judge's address is not a URL",
+            "TWIN_JUDGE_URL",
+            "Set it like http://127.0.0.1:11434/v1",
+        )
+    return settings.judge_url.rstrip("/")
+
+
 @dataclass(frozen=True)
 class Judge:
     """Asks ``<url>/chat/completions``; tries again after 429, 5xx and lost connections.
@@ -92,15 +109,8 @@ class Judge:
         """
         if not settings.judge_model:
             return None
-        parts = urlsplit(settings.judge_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                "the judge's address is not a URL",
-                "TWIN_JUDGE_URL",
-                "Set it like http://127.0.0.1:11434/v1",
-            )
-        url = settings.judge_url.rstrip("/")
-        return cls(url, settings.judge_model, settings.judge_key, Budget(store, per_hour).take)
+        take = Budget(store, per_hour).take
+        return cls(address(settings), settings.judge_model, settings.judge_key, take)
 
     def rule(
         self,
