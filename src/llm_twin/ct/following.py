@@ -6,14 +6,17 @@ itself, and what the place knows that the job runs at. A job that dies says noth
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llm_twin.errors import RemoteError, TwinError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from llm_twin.model.profile import Remote
 
@@ -103,6 +106,29 @@ class Limits:
         return cls(seconds(remote.start), seconds(remote.silence), seconds(remote.time))
 
 
+@contextmanager
+def remembering() -> Iterator[Callable[[], bool]]:
+    """Remember a Ctrl-C; what is given says whether there was one.
+
+    The exception alone is not enough: one that is raised in a callback out of C, as in a library's
+    finalizer, is printed there and lost.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def take(number: int, frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @dataclass
 class Follower:
     """Follows one run.
@@ -114,6 +140,7 @@ class Follower:
         say: takes a line for a person.
         every: seconds between two looks.
         lag: see ``LAG``.
+        interrupted: whether a person asked to stop following.
 
     """
 
@@ -125,6 +152,7 @@ class Follower:
     lag: float = LAG
     clock: Callable[[], float] = time.time
     pause: Callable[[float], None] = time.sleep
+    interrupted: Callable[[], bool] = lambda: False
     _told: dict[str, str] = field(default_factory=dict)
     _news: float = 0.0
     _ended: float | None = None
@@ -135,6 +163,7 @@ class Follower:
         Raises:
             JobLostError: the run has to be given up, and why.
             RemoteError: nobody could be asked for as long as a job may be silent.
+            KeyboardInterrupt: a person does not want to follow it any longer.
 
         """
         self._news = self.clock()
@@ -147,6 +176,8 @@ class Follower:
                 if known.finished:
                     return known
                 self._give_up(known, seen)
+            if self.interrupted():
+                raise KeyboardInterrupt
             self.pause(self.every)
 
     def _look(self) -> tuple[Progress, Sight]:

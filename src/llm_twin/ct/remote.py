@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.ct import history, luggage, sending, stacks
-from llm_twin.ct.following import Follower, JobLostError, Limits
+from llm_twin.ct.following import Follower, JobLostError, Limits, remembering
 from llm_twin.ct.sending import say, ticking
 from llm_twin.errors import NotReadyError, RemoteError
 from llm_twin.model.profile import Remote
@@ -97,10 +97,11 @@ def follow(run_id: str, settings: Settings) -> Outcome:
         watched = history.Run.find(run_id)
         job = watched.job(settings)
         limits = Limits.of(Remote.model_validate(watched.said["remote"]))
-        follower = Follower(watched.progress, job, limits, say)
         print(f"following {watched.name} ({watched.id})", flush=True)
         try:
-            ended = follower.follow()
+            with remembering() as interrupted:
+                follower = Follower(watched.progress, job, limits, say, interrupted=interrupted)
+                ended = follower.follow()
         except JobLostError as error:
             _put_down(watched, job)
             raise RemoteError(error.what, error.where, error.hint) from None

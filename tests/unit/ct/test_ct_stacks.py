@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import os
+import signal
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -23,6 +27,7 @@ from llm_twin.ct.following import (
     Limits,
     Progress,
     Sight,
+    remembering,
 )
 from llm_twin.ct.remote import Outcome
 from llm_twin.errors import ConfigError, RemoteError
@@ -282,6 +287,27 @@ def test_a_long_outage_ends_the_following_and_not_the_job():
     )
     assert when > 100
     assert not issubclass(RemoteError, JobLostError)
+
+
+def test_a_ctrl_c_that_a_library_lost_still_ends_the_following():
+    class Swallowing(Job):
+        def look(self) -> Sight:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(10)
+            return super().look()
+
+    before = signal.getsignal(signal.SIGINT)
+    with remembering() as interrupted:
+        told: list[str] = []
+        follower = Follower(
+            lambda: GOING, Swallowing(BUSY), LIMITS, told.append, interrupted=interrupted,
+            clock=lambda: 20.0, pause=lambda seconds: pytest.fail("it went on"),
+        )  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            follower.follow()
+    assert told[0] == "job: Training"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_limits_are_those_of_the_profile():
