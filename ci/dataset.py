@@ -26,29 +26,24 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = "dataset"
 
 
-def make(config: CtConfig, settings: Settings, progress: Progress) -> tuple[Dataset, str]:
-    """The dataset that training with this configuration would make, and what generating did.
+def make(config: CtConfig, settings: Settings, progress: Progress) -> Dataset:
+    """The dataset that training with this configuration would make.
 
     Raises:
         CorpusError: the corpus cannot be read, or is too small.
         ConfigError: a set that the profile names cannot be read.
+        RemoteError: the language model that the profile names does not answer.
 
     """
-    from llm_twin.corpus import Chunk, Document
-    from llm_twin.ct import work
+    from llm_twin.ct import learning, work
     from llm_twin.model import feedback
-    from llm_twin.model.dataset import make_dataset, train_chunks
-    from llm_twin.model.generation import generate
 
     rows, _ = work.tidy(work.collect(config.corpus, config.exclude, settings, progress)[0])
-    documents = [Document.from_dict(row) for row in rows]
-    chunks = [Chunk.from_dict(row) for row in work.split(rows, settings, progress)]
+    chunks = work.split(rows, settings, progress)
     folder = feedback.current(settings.home) if config.feedback else None
     corrections = feedback.read(folder) if folder else []
-    data, shown = config.profile.data, train_chunks(documents, chunks, config.seed)
-    written = generate(shown, data.generate, settings, settings.home / "cache", progress)
-    made = make_dataset(documents, chunks, config.seed, corrections, data, written.pairs)
-    return made, str(written.report.get("verdict", ""))
+    data = config.profile.data
+    return learning.dataset(rows, chunks, config.seed, corrections, data, settings, progress)
 
 
 @task(
@@ -89,13 +84,13 @@ def dataset(
     if push:
         _check_push(place)
     folder = Path(out).expanduser() if out else settings.home / OUT
-    made, generated = make(config, settings, _silent if json else print)
+    made = make(config, settings, _silent if json else print)
     manifest = dataset_files.write(made, folder)
     pushed = _push(folder, place, public) if push else {}
     if json:
         print(json_format.dumps({**manifest, "folder": str(folder), "pushed": pushed}))
         return
-    print("\n".join([*summary(made), *([f"generated    {generated}"] if generated else [])]))
+    print("\n".join(summary(made)))
     print(f"written      {folder}, digest {manifest['digest']}")
     if pushed:
         print(f"pushed       {pushed['url']}, commit {pushed['commit']}")

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from llm_twin.ct import learning
 from llm_twin.model import comet
 from llm_twin.model.curves import Curves
+from llm_twin.model.profile import Profile
 from llm_twin.settings import Settings
 
 pytestmark = pytest.mark.skipif(find_spec("comet_ml") is None, reason="comet_ml is not installed")
@@ -111,6 +113,27 @@ def test_an_archive_holds_our_metrics_and_nothing_of_the_machine(settings, monke
     assert f"comet upload {archive}" in said
     assert (said.count("\n"), noise) == (1, "")
     assert KEY not in said
+
+
+def test_figures_that_come_after_training_go_to_the_same_experiment(settings, monkeypatch, capfd):
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    profile, digest = Profile(name="laptop"), "0123456789"
+    metrics = {"language": {"bits_per_character": 2.4, "items": [1, 2]}}
+    with comet.listener(learning.experiment(profile, digest), {}, settings) as told:
+        told({"phase": "sft", "step": 1, "loss": 1.5})
+    learning.tell_comet(profile, digest, metrics, settings)
+    said = capfd.readouterr().out
+    first, second = re.findall(r"comet upload (\S+)", said)
+    assert first != second
+    held = [zipfile.ZipFile(name) for name in (first, second)]
+    abouts = [json.loads(one.read("experiment.json")) for one in held]
+    assert abouts[0]["offline_id"] == abouts[1]["offline_id"]
+    (figure,) = [
+        one["payload"]["metric"]
+        for one in map(json.loads, held[1].read("messages.json").splitlines())
+        if one["type"] == "metric_msg" and not counted(one)
+    ]
+    assert (figure["metricName"], figure["metricValue"]) == ("language.bits_per_character", 2.4)
 
 
 class Stand(http.server.ThreadingHTTPServer):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llm_twin.corpus import Chunk, Document
-from llm_twin.model.card import card, verdicts
+from llm_twin.model.card import verdicts
 from llm_twin.model.dataset import make_dataset, train_chunks
-from llm_twin.model.feedback import Correction
 from llm_twin.model.generation import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from llm_twin.model.dataset import Dataset
+    from llm_twin.model.feedback import Correction
     from llm_twin.model.profile import Data, Profile
     from llm_twin.settings import Settings
 
@@ -26,25 +26,26 @@ def dataset(
     document_rows: Rows,
     chunk_rows: Rows,
     seed: int,
-    corrected: Sequence[dict[str, Any]],
+    corrected: Sequence[Correction],
     data: Data,
     settings: Settings,
     progress: Progress,
-) -> tuple[dict[str, Any], str]:
-    """Make the dataset of a corpus; return it as plain data, and its card as Markdown.
+) -> Dataset:
+    """Make the dataset of a corpus, asking a language model for pairs if the profile names one.
 
     Raises:
         CorpusError: there is too little text.
         ConfigError: a set that the profile names cannot be read.
+        RemoteError: the language model does not answer.
 
     """
     documents = [Document.from_dict(row) for row in document_rows]
     chunks = [Chunk.from_dict(row) for row in chunk_rows]
-    corrections = [Correction.from_dict(row) for row in corrected]
     shown = train_chunks(documents, chunks, seed)
     written = generate(shown, data.generate, settings, settings.home / "cache", progress)
-    made = make_dataset(documents, chunks, seed, corrections, data, written.pairs)
-    return made.to_dict(), card(made)
+    made = make_dataset(documents, chunks, seed, corrected, data, written.pairs)
+    made.sources["generated"] = written.report
+    return made
 
 
 def figures(made: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def train(
     from llm_twin.model.train import train as train_model
 
     checkpoints = settings.checkpoints or settings.home / "checkpoints"
-    name, said = f"{profile.name} {dataset.digest[:8]}", profile.model_dump()
-    with comet.listener(name, {**said, "dataset": dataset.digest, "seed": seed}, settings) as told:
+    said = {**profile.model_dump(), "dataset": dataset.digest, "seed": seed}
+    with comet.listener(experiment(profile, dataset.digest), said, settings) as told:
         report = train_model(
             dataset,
             folder,
@@ -91,3 +92,23 @@ def train(
             listener=told,
         )
     return report.to_dict()
+
+
+def experiment(profile: Profile, digest: str) -> str:
+    """How Comet calls a training of a dataset as a profile says."""
+    return f"{profile.name} {digest[:8]}"
+
+
+def tell_comet(
+    profile: Profile, digest: str, metrics: Mapping[str, Mapping[str, Any]], settings: Settings
+) -> None:
+    """Send an evaluation's figures where the curves went, where a key for Comet is set."""
+    from llm_twin.model import comet
+
+    shown = {
+        group: {name: value for name, value in figures.items() if name != "items"}
+        for group, figures in metrics.items()
+    }
+    with comet.listener(experiment(profile, digest), {}, settings) as told:
+        if told:
+            told.figures(shown)

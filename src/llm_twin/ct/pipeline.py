@@ -22,6 +22,7 @@ from llm_twin.ct import report as reporting
 from llm_twin.ct.evaluation import Evaluation
 from llm_twin.ct.foreign import foreign_questions
 from llm_twin.model import curves, feedback
+from llm_twin.model.card import card
 from llm_twin.model.dataset import Dataset
 from llm_twin.model.gate import gate as judge
 from llm_twin.model.profile import Profile
@@ -118,8 +119,9 @@ def dataset(
     """Split into training texts, held-out texts and questions; corrections come on top."""
     print("dataset", flush=True)
     data = Profile.model_validate(profile).data
-    made, card = learning.dataset(documents, chunks, seed, corrected, data, Settings.load(), say)
-    return made, MarkdownString(card)
+    rows = [feedback.Correction.from_dict(row) for row in corrected]
+    made = learning.dataset(documents, chunks, seed, rows, data, Settings.load(), say)
+    return made.to_dict(), MarkdownString(card(made))
 
 
 @step
@@ -179,8 +181,10 @@ def gate(
 
 
 @step
-def tell(model: Path, known: Report) -> Annotated[HTMLString, "report"]:
-    """Draw what happened, for whoever opens the run in ZenML."""
+def tell(model: Path, known: Report, candidate: Report) -> Annotated[HTMLString, "report"]:
+    """Draw what happened, for whoever opens the run in ZenML, and tell Comet the figures."""
+    said, digest = Profile.model_validate(known["profile"]), known["dataset"]["digest"]
+    learning.tell_comet(said, digest, candidate, Settings.load())
     drawn = reporting.html({**known, "curves": curves.read(model / curves.FILE)})
     return HTMLString(drawn)
 
@@ -237,12 +241,13 @@ def ct(
     model, trained = train(data, seed, profile)
     candidate, production, calibration = evaluate(model, data, chunks, trained, profile)
     verdict = gate(candidate, production, data, profile)
-    judged, figures = verdict.load(), candidate.load()
+    judged, figures, learned = verdict.load(), candidate.load(), data.load()
     known = {
         "corpus": named,
         "collected": collected.load(),
         "cleaned": cleaned.load(),
         "indexed": indexed.load(),
+        "dataset": learning.figures(learned),
         "trained": trained.load(),
         **figures,
         "production": production.load(),
@@ -250,9 +255,9 @@ def ct(
         "version": version if judged["promote"] else None,
         "profile": profile,
     }
-    tell(model, known)
+    tell(model, known, candidate)
     if judged["promote"]:
-        details = promotion.details(origin, known, data.load())
+        details = promotion.details(origin, known, learned)
         promote(version, found, model, calibration, {**details, "gate": judged["verdict"]})
         if luggage:
             hand_over(version)

@@ -60,6 +60,8 @@ def summary(dataset: Dataset) -> list[str]:
         f"leakage      {sources.get('leakage', 'not looked for')}",
     ]
     lines += [f"{_named(one):<12} {one['verdict']}" for one in sources.get("imports", [])]
+    if written := sources.get("generated"):
+        lines.append(f"generated    {written['verdict']}")
     return lines + [f"note         {note}" for note in sources.get("notes", [])]
 
 
@@ -67,6 +69,8 @@ def verdicts(sources: Mapping[str, Any]) -> list[str]:
     """What a summary says of a dataset's sources: leakage, each imported set, what is missing."""
     told = [f"leakage: {sources['leakage']}"] if "leakage" in sources else []
     told += [f"{_named(one).strip()}: {one['verdict']}" for one in sources.get("imports", [])]
+    if written := sources.get("generated"):
+        told.append(f"generated: {written['verdict']}")
     return told + list(sources.get("notes", []))
 
 

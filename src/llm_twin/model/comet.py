@@ -30,6 +30,8 @@ PROJECT = "llm-twin"
 OFF = ("0", "false", "no", "off")
 SOURCES = Path(__file__).resolve().parents[2]
 _WORKER = "llm_twin.model.comet_worker"
+ONCE = secrets.token_hex(8)
+"""Names the experiments of a process that has no run."""
 _LOST = "warning: Comet was not told everything ({why}); the curves are kept with the model"
 
 
@@ -46,7 +48,7 @@ class Teller:
 
     def begin(self, name: str, parameters: Mapping[str, Any], settings: Settings) -> None:
         """Say first what the training is."""
-        run = os.environ.get("TWIN_RUN_ID") or secrets.token_hex(8)
+        run = os.environ.get("TWIN_RUN_ID") or ONCE
         self._tell(
             {
                 "name": name,
@@ -108,7 +110,8 @@ def listener(
     """Tell Comet of a training while the block runs, if ``COMET_API_KEY`` is set.
 
     ``COMET_PROJECT_NAME`` and ``COMET_WORKSPACE`` say where; ``COMET_START_ONLINE=0`` asks for an
-    archive alone. A run that goes on (``TWIN_RUN_ID``) goes on in Comet with the same experiment.
+    archive alone. A run that goes on (``TWIN_RUN_ID``) goes on in Comet with the same experiment,
+    and so does what one process tells under the same name.
 
     Args:
         name: of the experiment.

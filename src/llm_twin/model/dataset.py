@@ -61,7 +61,8 @@ class Dataset:
         heldout_preferences: the same from the held-out side, without readers'.
         sources: what came from where: rows by kind under ``pairs``, ``preferences``,
             ``heldout_pairs``, ``heldout_preferences``; ``left_out`` by reason; ``imports``, a
-            report for each set by others; ``longer_chosen``, a share; ``leakage``, the verdict;
+            report for each set by others; ``generated``, that of what a language model wrote,
+            where one was asked; ``longer_chosen``, a share; ``leakage``, the verdict;
             ``notes``, sentences on what is missing. No part of the digest.
 
     """

@@ -10,8 +10,8 @@ import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
+from llm_twin import chat
 from llm_twin.errors import ConfigError, RemoteError
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
     from llm_twin.settings import Settings
 
-ATTEMPTS = 5
-FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
-"""Seconds."""
+PATIENCE = chat.Patience(attempts=5, first=1.0, longest=60.0, for_long=True)
 _HINTS = {
     401: "Set TWIN_LLM_KEY to a key that it accepts",
     403: "Set TWIN_LLM_KEY to a key that may use this model",
@@ -78,30 +75,16 @@ class Endpoint:
             ConfigError: the URL, the key or the timeout cannot be used.
 
         """
-        url = settings.llm_url.rstrip("/")
-        try:
-            parts = urlsplit(url)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            sound = False
-        if not sound:
-            hint = "Set it like http://127.0.0.1:11434/v1"
-            raise ConfigError("the LLM endpoint's address is not a URL", "TWIN_LLM_URL", hint)
-        if not (settings.llm_key.isascii() and (settings.llm_key + "x").isprintable()):
-            what = "the LLM key holds characters that no key has"
-            raise ConfigError(what, "TWIN_LLM_KEY", "Copy it again")
-        if not settings.llm_timeout > 0:
-            raise ConfigError(
-                "the LLM timeout is not above zero", "TWIN_LLM_TIMEOUT", "Set it like 60"
-            )
-        return cls(url, model, settings.llm_key, settings.llm_timeout)
+        return cls(chat.checked(settings), model, settings.llm_key, settings.llm_timeout)
 
     @property
     def shown(self) -> str:
         """The address as it may be printed: without a password or query."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{urlunsplit(parts._replace(netloc=host, query=''))}/chat/completions"
+        return self._endpoint.shown
+
+    @property
+    def _endpoint(self) -> chat.Endpoint:
+        return chat.Endpoint(self.url, self.key, self.timeout, PATIENCE, self.pause)
 
     def ask(self, system: str, user: str, schema: Mapping[str, Any], max_tokens: int) -> Reply:
         """Ask, several times where a server or the way to it fails.
@@ -122,61 +105,38 @@ class Endpoint:
         }
         if self.structured:
             try:
-                return self._insisted({**body, "response_format": _format(schema)})
-            except _NotStructuredError:
+                return self._endpoint.post({**body, "response_format": _format(schema)}, self._read)
+            except chat.FailedError as failure:
+                if getattr(failure.response, "status_code", 0) not in _NOT_STRUCTURED:
+                    raise self._failed(failure) from None
                 self.structured = False
-        return self._insisted(body)
+        try:
+            return self._endpoint.post(body, self._read)
+        except chat.FailedError as failure:
+            raise self._failed(failure) from None
 
-    def _insisted(self, body: dict[str, Any]) -> Reply:
-        import httpx
-
-        failure: RemoteError | None = None
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        with httpx.Client(timeout=self.timeout, headers=headers) as client:
-            for attempt in range(1, ATTEMPTS + 1):
-                wait = FIRST_PAUSE * 2 ** (attempt - 1)
-                try:
-                    response = client.post(f"{self.url}/chat/completions", json=body)
-                except httpx.TimeoutException:
-                    failure = self._failed(f"did not answer within {self.timeout:g} s")
-                except httpx.TransportError as error:
-                    failure = self._failed(f"cannot be reached ({type(error).__name__})")
-                else:
-                    if response.status_code < 400:
-                        return self._read(response)
-                    failure = self._refused(response, "response_format" in body)
-                    wait = max(wait, _asked_pause(response))
-                if attempt < ATTEMPTS:
-                    self.pause(min(wait, LONGEST_PAUSE))
-        assert failure is not None
-        raise failure
-
-    def _failed(self, how: str) -> RemoteError:
-        hint = "What it wrote so far is kept; try again later"
-        return RemoteError(f"the LLM endpoint {how}, {ATTEMPTS} times", self.shown, hint)
-
-    def _refused(self, response: httpx.Response, structured: bool) -> RemoteError:
-        """What to raise if it goes on like that; raise at once what will not pass."""
-        status = response.status_code
-        if status == 429 or status >= 500:
-            return self._failed(f"failed (HTTP {status})")
-        if structured and status in _NOT_STRUCTURED:
-            raise _NotStructuredError
+    def _failed(self, failure: chat.FailedError) -> ConfigError | RemoteError:
+        """What is to be raised for a failure."""
+        if failure.passing:
+            how = f"cannot be reached ({failure.why})"
+            if failure.silent:
+                how = f"did not answer within {self.timeout:g} s"
+            elif failure.response is not None:
+                how = f"failed ({failure.why})"
+            hint = "What it wrote so far is kept; try again later"
+            times = f"{PATIENCE.attempts} times"
+            return RemoteError(f"the LLM endpoint {how}, {times}", self.shown, hint)
+        assert failure.response is not None
+        status = failure.response.status_code
         where = f"{self.shown} (HTTP {status}, model {self.model})"
         if status in _HINTS:
-            raise ConfigError("the LLM endpoint refused", where, _HINTS[status])
-        raise RemoteError(f"the LLM endpoint refused{self._said(response)}", where)
-
-    def _said(self, response: httpx.Response) -> str:
-        """The server's own words, short and without the key, or ""."""
-        try:
-            message = " ".join(str(response.json()["error"]["message"]).split())
-        except (ValueError, KeyError, TypeError):
-            return ""
-        message = message.replace(self.key, "…") if self.key else message
-        return f", saying “{message[:160]}”"
+            return ConfigError("the LLM endpoint refused", where, _HINTS[status])
+        said = self._endpoint.quoted(failure.response)
+        said = f", saying “{said}”" if said else ""
+        return RemoteError(f"the LLM endpoint refused{said}", where)
 
     def _read(self, response: httpx.Response) -> Reply:
+        response.read()
         try:
             data = response.json()
             text = data["choices"][0]["message"]["content"] or ""
@@ -191,19 +151,9 @@ class Endpoint:
             ) from None
 
 
-class _NotStructuredError(Exception):
-    """The server does not know structured output."""
-
-
 def _format(schema: Mapping[str, Any]) -> dict[str, Any]:
     named = {"name": "pairs", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": named}
-
-
-def _asked_pause(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, 0 when it does not say."""
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0
 
 
 def json_in(text: str) -> Any:

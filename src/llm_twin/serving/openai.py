@@ -6,9 +6,9 @@ import json
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from llm_twin.errors import ConfigError, RemoteError, TwinError
+from llm_twin.chat import Endpoint, FailedError, Patience, checked
+from llm_twin.errors import ConfigError, RemoteError
 from llm_twin.serving.hearing import listener
 from llm_twin.serving.llm import Completion
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from llm_twin.serving.llm import Mode
     from llm_twin.settings import Settings
 
-ATTEMPTS = 3
-LONGEST_PAUSE = 10.0
-"""Seconds; a server that asks for a longer pause is told no instead."""
+PATIENCE = Patience()
 
 _SETTINGS = {
     401: "Set TWIN_LLM_KEY to a key that it accepts",
@@ -58,7 +56,7 @@ class OpenAILLM:
         """Check the settings; nothing is asked yet.
 
         Raises:
-            ConfigError: the URL or the model is missing or malformed.
+            ConfigError: the URL, the key, the timeout or the model is missing or malformed.
 
         """
         if not settings.llm_model:
@@ -67,23 +65,8 @@ class OpenAILLM:
                 "TWIN_LLM_MODEL",
                 "Set it to a model that the endpoint serves",
             )
-        _check_url(settings.llm_url)
-        if not settings.llm_timeout > 0:
-            raise ConfigError(
-                "the LLM timeout is not above zero", "TWIN_LLM_TIMEOUT", "Set it like 60"
-            )
-        if not (settings.llm_key.isascii() and settings.llm_key.isprintable()):
-            raise ConfigError(
-                "the LLM key holds characters that no key has",
-                "TWIN_LLM_KEY",
-                "Copy it again",
-            )
-        return cls(
-            settings.llm_url.rstrip("/"),
-            settings.llm_model,
-            settings.llm_key,
-            settings.llm_timeout,
-        )
+        url = checked(settings)
+        return cls(url, settings.llm_model, settings.llm_key, settings.llm_timeout)
 
     def complete(self, system: str, user: str, max_tokens: int) -> Completion:
         """Ask once, or up to three times.
@@ -110,31 +93,14 @@ class OpenAILLM:
     def _post(
         self, body: dict[str, object], read: Callable[[httpx.Response], Completion]
     ) -> Completion:
-        import httpx
+        try:
+            return self._endpoint.post(body, read)
+        except FailedError as failure:
+            raise self._failed(failure) from None
 
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        failure: TwinError = RemoteError("the LLM endpoint was not asked", self._shown)
-        with httpx.Client(timeout=self.timeout, headers=headers) as client:
-            for attempt in range(1, ATTEMPTS + 1):
-                wait = 0.5 * 2 ** (attempt - 1)
-                url = f"{self.url}/chat/completions"
-                try:
-                    with client.stream("POST", url, json=body) as response:
-                        if response.status_code < 400:
-                            return read(response)
-                        response.read()
-                except httpx.TimeoutException:
-                    raise self._silent() from None
-                except httpx.TransportError as error:
-                    failure = self._unreachable(error)
-                else:
-                    failure = self._refused(response)
-                    wait = max(wait, _asked_pause(response))
-                    if not _is_passing(response) or wait > LONGEST_PAUSE:
-                        raise failure
-                if attempt < ATTEMPTS:
-                    self.pause(wait)
-        raise failure
+    @property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.url, self.key, self.timeout, PATIENCE, self.pause)
 
     def _completion(self, response: httpx.Response) -> Completion:
         response.read()
@@ -178,7 +144,7 @@ class OpenAILLM:
             if not words:
                 raise
             # Asked again, it would say anew what was told already.
-            raise self._unreachable(error, 1) from None
+            raise self._unreachable(type(error).__name__, 1) from None
         return Completion(
             "".join(words).strip(), model, *counts, cost, first_token_ms=round(first, 2)
         )
@@ -186,46 +152,36 @@ class OpenAILLM:
     def _strange(self, response: httpx.Response) -> RemoteError:
         return RemoteError(
             "the LLM endpoint did not answer as the OpenAI API does",
-            f"{self._shown} (HTTP {response.status_code})",
+            f"{self._endpoint.shown} (HTTP {response.status_code})",
             "Set TWIN_LLM_URL to the base URL of an OpenAI-compatible API, with /v1",
         )
 
-    @property
-    def _shown(self) -> str:
-        return f"{without_password(self.url)}/chat/completions"
+    def _failed(self, failure: FailedError) -> ConfigError | RemoteError:
+        if failure.response is not None:
+            return self._refused(failure.response)
+        if failure.silent:
+            return RemoteError(
+                f"the LLM endpoint did not answer within {self.timeout:g} s",
+                self._endpoint.shown,
+                "Set TWIN_LLM_TIMEOUT higher, or see whether it is overloaded",
+            )
+        return self._unreachable(failure.why, PATIENCE.attempts)
 
-    def _silent(self) -> RemoteError:
+    def _unreachable(self, why: str, attempts: int) -> RemoteError:
         return RemoteError(
-            f"the LLM endpoint did not answer within {self.timeout:g} s",
-            self._shown,
-            "Set TWIN_LLM_TIMEOUT higher, or see whether it is overloaded",
-        )
-
-    def _unreachable(self, error: httpx.TransportError, attempts: int = ATTEMPTS) -> RemoteError:
-        return RemoteError(
-            f"the LLM endpoint cannot be reached ({type(error).__name__}, {attempts} attempts)",
-            self._shown,
+            f"the LLM endpoint cannot be reached ({why}, {attempts} attempts)",
+            self._endpoint.shown,
             "Start it, or set TWIN_LLM_URL",
         )
 
     def _refused(self, response: httpx.Response) -> ConfigError | RemoteError:
         status = response.status_code
-        where = f"{self._shown} (HTTP {status}, model {self.model})"
+        where = f"{self._endpoint.shown} (HTTP {status}, model {self.model})"
         if status in _SETTINGS:
             return ConfigError("the LLM endpoint refused", where, _SETTINGS[status])
-        said = self._said(response)
+        said = self._endpoint.quoted(response)
         what = f"the LLM endpoint failed, saying “{said}”" if said else "the LLM endpoint failed"
         return RemoteError(what, where, "Try again later, or leave --llm out to get quotations")
-
-    def _said(self, response: httpx.Response) -> str:
-        """Return the server's own words, short and without the key, or ""."""
-        try:
-            message = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            return ""
-        text = " ".join(str(message).split())
-        text = text.replace(self.key, "…") if self.key else text
-        return text[:160]
 
 
 def _counts(data: Any) -> tuple[int, int]:
@@ -249,33 +205,3 @@ def _events(response: httpx.Response) -> Iterator[Any]:
             yield {"choices": [{"finish_reason": "stop"}]}
             return
         yield json.loads(text)
-
-
-def without_password(url: str) -> str:
-    """Return the URL as it may be printed."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ConfigError(
-            "the LLM endpoint's address is not a URL",
-            "TWIN_LLM_URL",
-            "Set it like http://127.0.0.1:11434/v1",
-        )
-
-
-def _is_passing(response: httpx.Response) -> bool:
-    return response.status_code == 429 or response.status_code >= 500
-
-
-def _asked_pause(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, 0 when it does not say."""
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0

@@ -10,7 +10,6 @@ from llm_twin.corpus import Chunk
 from llm_twin.ct import learning, promotion, tasks, work
 from llm_twin.errors import CorpusError
 from llm_twin.model.bundles import Bundles
-from llm_twin.model.dataset import Dataset
 from llm_twin.model.profile import Data
 from llm_twin.model.questions import withhold_headings
 from llm_twin.settings import Settings
@@ -132,12 +131,13 @@ def test_calibration_and_promotion_make_a_bundle_that_answers(corpus, settings, 
     from llm_twin.serving.twin import open_production
 
     documents, rows = prepared(corpus, settings)
-    data, _ = learning.dataset(documents, rows, 0, (), Data(), settings, str)
+    made = learning.dataset(documents, rows, 0, (), Data(), settings, str)
+    data = made.to_dict()
     index = tmp_path / "index"
     index.mkdir()
     report = work.build_index(rows, None, index / "index.db", "v1", settings, str)
     chunks = [Chunk.from_dict(row) for row in rows]
-    line = promotion.calibration(chunks, Dataset.from_dict(data), settings, str)
+    line = promotion.calibration(chunks, made, settings, str)
     model = tmp_path / "model"
     model.mkdir()
     (model / "manifest.json").write_text("{}")

@@ -108,7 +108,8 @@ class Scene:
         model = self.home.parent / f"{version}-model"
         model.mkdir()
         (model / "config.json").write_text("{}")
-        data, _ = learning.dataset(documents, chunks, 0, (), Data(), self.settings, str)
+        made = learning.dataset(documents, chunks, 0, (), Data(), self.settings, str)
+        data = made.to_dict()
         self._artifacts(version, rows, chunks, data, folder)
         manifest = {
             "embedder": "", "chunks": len(chunks), "dataset": data["digest"], "run": "run-1",

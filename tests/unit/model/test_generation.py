@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -97,7 +98,7 @@ def serving(*script, then=right):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(endpoint, "PATIENCE", replace(endpoint.PATIENCE, first=0.01))
 
 
 def written(settings, folder, generation=GENERATION, chunks=CHUNKS):

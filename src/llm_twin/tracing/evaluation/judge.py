@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from llm_twin.chat import Endpoint, FailedError, is_address
 from llm_twin.errors import ConfigError, RemoteError
 from llm_twin.tracing.evaluation.rules import Rule, Score, Skip
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from llm_twin.tracing.evaluation.view import View
     from llm_twin.tracing.store.store import Store
 
-ATTEMPTS = 3
-LONGEST_PAUSE = 10.0
 LONGEST_MATERIAL = 24_000
 MOST_TOKENS = 1000
 """Room for models that think before they answer."""
@@ -68,8 +67,7 @@ def address(settings: Settings) -> str:
         ConfigError: it is no URL.
 
     """
-    parts = urlsplit(settings.judge_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_address(settings.judge_url):
         raise ConfigError(
             "the judge's address is not a URL",
             "TWIN_JUDGE_URL",
@@ -136,36 +134,18 @@ class Judge:
             {"role": "user", "content": _prompt(criterion, view)},
         ]
         body = {"model": self.model, "messages": messages, "max_tokens": MOST_TOKENS}
-        return self._verdict(self._post(body))
+        endpoint = Endpoint(self.url, self.key, self.timeout, pause=self.pause)
+        try:
+            return endpoint.post(body, self._verdict, self._count)
+        except FailedError as failure:
+            raise self._failed(failure.why) from None
 
-    def _post(self, body: dict[str, object]) -> httpx.Response:
-        import httpx
-
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        failure = ""
-        with httpx.Client(timeout=self.timeout, headers=headers) as client:
-            for attempt in range(ATTEMPTS):
-                if not self.take():
-                    raise Skip("the judge's budget of this hour is used up")
-                wait = 0.5 * 2**attempt
-                try:
-                    response = client.post(f"{self.url}/chat/completions", json=body)
-                except httpx.TimeoutException:
-                    raise self._failed(f"silent for {self.timeout:g} s") from None
-                except httpx.TransportError as error:
-                    failure = type(error).__name__
-                else:
-                    if response.status_code < 300:
-                        return response
-                    failure = f"HTTP {response.status_code}"
-                    wait = max(wait, _asked_pause(response))
-                    if not _is_passing(response) or wait > LONGEST_PAUSE:
-                        break
-                if attempt + 1 < ATTEMPTS:
-                    self.pause(wait)
-        raise self._failed(failure)
+    def _count(self) -> None:
+        if not self.take():
+            raise Skip("the judge's budget of this hour is used up")
 
     def _verdict(self, response: httpx.Response) -> Score:
+        response.read()
         try:
             return verdict(response.json()["choices"][0]["message"]["content"])
         except (ValueError, LookupError, TypeError) as error:
@@ -204,13 +184,3 @@ def _prompt(criterion: str, view: View) -> str:
     }
     shown = [f"<{name}>\n{text.replace('</', '< /')}\n</{name}>" for name, text in parts.items()]
     return "\n\n".join([f"Criterion: {criterion}", *shown])
-
-
-def _is_passing(response: httpx.Response) -> bool:
-    return response.status_code == 429 or response.status_code >= 500
-
-
-def _asked_pause(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, 0 when it does not say."""
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0
